@@ -1,0 +1,30 @@
+# make demo   sets everything up and runs the main job      make test   sets everything up and runs the tests
+# make check  format, lint, types                           make test-slow  the long tests
+.PHONY: setup data demo test test-slow check format clean
+
+setup:
+	@python3 scripts/setup.py
+
+data: setup
+	@python3 scripts/fetch_mnist.py
+
+demo: data
+	.venv/bin/edge demo --out out/demo
+
+test: data
+	.venv/bin/python -m pytest
+
+test-slow: data
+	.venv/bin/python -m pytest -m slow
+
+check: setup
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+format: setup
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+clean:
+	rm -rf .venv .venv-lite .cache out

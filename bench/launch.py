@@ -1,0 +1,132 @@
+"""One measurement: write a spec, start the worker on a target, read its result back and validate it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from edge.artifact import Artifact
+from edge.devices.target import Target
+from edge.errors import CheckFailed, UnsupportedPrecision
+from edge.jobs import cause_of_death, last_words
+from edge.vocabulary import Frozen
+
+WORKER = Path(__file__).with_name("worker")
+Task = Literal["latency", "memory", "outputs", "kernels"]
+#: A worker's result larger than this is refused, in bytes.
+MAX_RESULT = 32 << 20
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the closed loop stops: at ``min_seconds`` and ``min_count``, or at ``max_count``."""
+
+    warmup_seconds: float = 0.3
+    min_seconds: float = 2.0
+    min_count: int = 200
+    max_count: int = 50_000
+
+
+class WorkerResult(Frozen):
+    """The worker's answer, checked as untrusted input."""
+
+    schema_version: Literal[1]
+    task: Task
+    status: Literal["ok", "failed"]
+    error: str | None = Field(max_length=2000)
+    figures: dict[str, Any]
+    environment: dict[str, Any]
+
+
+def run_worker(
+    task: Task,
+    artifact: Artifact,
+    inputs: list[Path],
+    target: Target,
+    *,
+    outputs: Path | None = None,
+    threads: int = 1,
+    batch: int = 1,
+    timing: Timing = Timing(),
+    keep: Path | None = None,
+    timeout: float = 600,
+) -> WorkerResult:
+    """Run one task of the worker on an artifact.
+
+    Args:
+        inputs: one .npy file an input, first axis samples.
+        keep: where the worker's raw result file stays.
+
+    Raises:
+        CheckFailed: the worker died, timed out, wrote no valid result, or reports a failure.
+        UnsupportedPrecision: the runtime would compute in another precision than was asked for.
+        Unavailable: the target lacks the runtime.
+    """
+    manifest, params = artifact.manifest, artifact.path("params")
+    spec = {
+        "schema_version": 1,
+        "task": task,
+        "format": manifest.format.value,
+        "precision": manifest.precision.value,
+        "model": str(_absolute(artifact.path("model"))),
+        "params": str(params.absolute()) if params else None,
+        "inputs": [str(path.absolute()) for path in inputs],
+        "outputs": str(outputs.absolute()) if outputs else None,
+        "batch": batch,
+        "threads": threads,
+        **timing.__dict__,
+    }
+    with tempfile.TemporaryDirectory(prefix="edge-worker.") as scratch:
+        spec_file, result_file, log = (Path(scratch, name) for name in ("spec.json", "result.json", "log.txt"))
+        spec_file.write_text(json.dumps(spec))
+        try:
+            status = target.run(WORKER, manifest.format, spec_file, result_file, log, threads, timeout)
+        except subprocess.TimeoutExpired:
+            raise CheckFailed(f"the {task} worker did not finish within {timeout:g} s and was killed") from None
+        if not result_file.is_file():
+            raise CheckFailed(f"the {task} worker died of {cause_of_death(status)}; its last words: {last_words(log)}")
+        result = _read(result_file, task)
+        if keep:
+            keep.parent.mkdir(parents=True, exist_ok=True)
+            keep.write_bytes(result_file.read_bytes())
+    if result.status == "failed":
+        kind = UnsupportedPrecision if (result.error or "").startswith("UnsupportedPrecision") else CheckFailed
+        raise kind((result.error or "failed without a reason").removeprefix("UnsupportedPrecision: "))
+    return result
+
+
+def read_outputs(path: Path, samples: int) -> np.ndarray:
+    """The outputs a worker wrote, float32 [samples, classes].
+
+    Raises:
+        CheckFailed: missing, or not that shape.
+    """
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CheckFailed(f"the worker's outputs cannot be read: {error}") from error
+    if array.ndim != 2 or len(array) != samples:
+        raise CheckFailed(f"the worker wrote outputs of shape {array.shape} for {samples} samples")
+    return array
+
+
+def _read(path: Path, task: Task) -> WorkerResult:
+    try:
+        if path.stat().st_size > MAX_RESULT:
+            raise CheckFailed(f"the {task} worker wrote a result larger than {MAX_RESULT >> 20} MiB")
+        return WorkerResult.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise CheckFailed(f"the {task} worker wrote an unreadable result: {' '.join(str(error).split())[:300]}") from error
+
+
+def _absolute(path: Path | None) -> Path:
+    if path is None:
+        raise CheckFailed("the artifact has no model file")
+    return path.absolute()

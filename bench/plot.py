@@ -1,0 +1,88 @@
+"""The accuracy-latency-size plot, as inline SVG that needs no network and no script."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge.bench.results import Cell
+from edge.vocabulary import Format, Status
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Colour-blind safe (Okabe and Ito 2008): hue is the format, marker the precision.
+COLOURS = {Format.ONNX: "#0072B2", Format.PADDLE_INFERENCE: "#D55E00", Format.PADDLE_LITE: "#009E73"}
+MARKERS = {"fp32": "o", "fp16": "s", "bf16": "^", "int8": "D"}
+#: Marker area in points^2 for the largest and the smallest file.
+AREA_LARGE, AREA_SMALL = 420.0, 60.0
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A cell with latency in ms, top-1 in % and size in bytes."""
+
+    cell: Cell
+    latency: float
+    top1: float
+    size: float
+
+
+def trade_off_svg(cells: Sequence[Cell]) -> str | None:
+    """Latency against top-1, marker area by size; None when fewer than one cell has all three figures."""
+    shown = [point for cell in cells if (point := _point(cell))]
+    if not shown:
+        return None
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter
+
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "edge"}):
+        figure = Figure(figsize=(9, 4.8), layout="constrained")
+        axes = figure.subplots()
+        largest = max(point.size for point in shown)
+        for p in shown:
+            area = max(AREA_SMALL, AREA_LARGE * p.size / largest)
+            colour, marker = COLOURS[p.cell.format], MARKERS[p.cell.precision.value]
+            axes.scatter(p.latency, p.top1, s=area, c=colour, marker=marker, alpha=0.85, edgecolors="white", linewidths=0.8)
+        _labels(axes, shown)
+        axes.set_xscale("log")
+        axes.set_xlabel("median latency, ms (log scale; left is better)")
+        axes.set_ylabel("top-1 accuracy, % (up is better)")
+        axes.grid(alpha=0.25, which="both")
+        axes.margins(x=0.22, y=0.25)
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_formatter(FormatStrFormatter("%g"))
+        axes.tick_params(axis="x", which="minor", labelsize=8)
+        _legend(axes, [p.cell for p in shown])
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    return re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+
+
+def _point(cell: Cell) -> _Point | None:
+    latency, top1, size = cell.latency.p50.value, cell.accuracy.top1.value, cell.size.value
+    if cell.status is not Status.OK or not latency or top1 is None or not size:
+        return None
+    return _Point(cell, float(latency), float(top1), float(size))
+
+
+def _labels(axes: Axes, points: Sequence[_Point]) -> None:
+    """Name each point; neighbours in latency take turns above and below, so that names do not cover each other."""
+    for index, p in enumerate(sorted(points, key=lambda p: p.latency)):
+        above = index % 2 == 0
+        offset, side = (14, "bottom") if above else (-14, "top")
+        text = f"{p.cell.label}  {p.size / 1024:,.0f} KiB"
+        axes.annotate(text, (p.latency, p.top1), xytext=(0, offset), textcoords="offset points", ha="center", va=side, fontsize=8)
+
+
+def _legend(axes: Axes, cells: Sequence[Cell]) -> None:
+    from matplotlib.lines import Line2D
+
+    formats = [Line2D([], [], marker="o", ls="", color=COLOURS[f], label=f.value) for f in COLOURS if any(c.format is f for c in cells)]
+    precisions = [Line2D([], [], marker=m, ls="", color="#555", label=p) for p, m in MARKERS.items() if any(c.precision.value == p for c in cells)]
+    axes.legend(handles=[*formats, *precisions], fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), title="area: file size", title_fontsize=8)

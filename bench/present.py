@@ -1,0 +1,67 @@
+"""How figures are shown, in the terminal and on the page: the columns of the table, and numbers for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edge.bench.results import Cell
+from edge.vocabulary import Measurement, Precision
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading with the unit, what stands in a row, and one line of explanation for the page."""
+
+    head: str
+    text: Callable[[Cell], str]
+    about: str
+
+
+def number(figure: Measurement, scale: float = 1.0, digits: int = 3) -> str:
+    """A figure in ``digits`` significant digits, or a dash where it is null."""
+    if figure.value is None:
+        return "–"
+    value = figure.value * scale
+    if value == 0 or abs(value) >= 10**digits:
+        return f"{value:,.0f}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def fixed(figure: Measurement, digits: int = 2) -> str:
+    return "–" if figure.value is None else f"{figure.value:.{digits}f}"
+
+
+def kernels(cell: Cell) -> str:
+    """``2/4`` compute nodes in the reduced precision; a dash for fp32 and where nobody could look."""
+    if cell.precision is Precision.FP32 or cell.kernels.reduced is None:
+        return "–"
+    return f"{cell.kernels.reduced}/{cell.kernels.total}"
+
+
+MIB, KIB = 1 / (1 << 20), 1 / (1 << 10)
+
+COLUMNS = (
+    Column("artifact", lambda c: c.label, "format, precision, and the architecture where the file is made for one"),
+    Column("status", lambda c: c.status.value, "ok, exported (made, no runtime here can run it), failed, unsupported, unavailable"),
+    Column("top-1 %", lambda c: fixed(c.accuracy.top1), "share of the test images classified correctly"),
+    Column("agree %", lambda c: fixed(c.agreement.top1), "share of the test images with the same class as the Paddle model"),
+    Column("p50 ms", lambda c: number(c.latency.p50), "median latency, host array in to host array out, batch and threads as stated"),
+    Column("p90 ms", lambda c: number(c.latency.p90), "90th percentile"),
+    Column("p99 ms", lambda c: number(c.latency.p99), "99th percentile"),
+    Column("min ms", lambda c: number(c.latency.min), "fastest call"),
+    Column("n", lambda c: fixed(c.latency.count, 0), "timed calls"),
+    Column("load ms", lambda c: number(c.latency.load), "making the model ready, after the runtime is imported"),
+    Column("first ms", lambda c: number(c.latency.first), "the first inference"),
+    Column("peak MiB", lambda c: number(c.memory.peak_rss, MIB), "peak resident memory of the process"),
+    Column("base MiB", lambda c: number(c.memory.baseline_rss, MIB), "of that, the runtime imported and no model"),
+    Column("model MiB", lambda c: number(c.memory.model_rss, MIB), "what the loaded, warm model adds"),
+    Column("cpu ms", lambda c: number(c.energy["cpu_time"], 1e3), "CPU time of all threads per inference, a proxy of energy"),
+    Column("size KiB", lambda c: number(c.size, KIB), "model files on disk"),
+    Column("kernels", kernels, "compute nodes that ran in the reduced precision, of all"),
+)
+
+
+def filled_columns(cells: Sequence[Cell]) -> list[Column]:
+    """The columns in which at least one of the cells has a figure."""
+    return [column for column in COLUMNS if any(column.text(cell) != "–" for cell in cells)]

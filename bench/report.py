@@ -1,0 +1,77 @@
+"""``report.html``: one self-contained page from a results file. Everything from the file is escaped: it may be a stranger's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edge.bench.plot import trade_off_svg
+from edge.bench.present import COLUMNS, filled_columns
+from edge.bench.results import Cell, Results
+from edge.files import write_atomic
+from edge.vocabulary import Status
+
+
+def write_report(results: Results, path: Path, title: str = "Will it live on the device?") -> None:
+    """Render the page and replace ``path`` with it."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        lead=_lead(results.cells),
+        training=results.training,
+        groups=_groups(results.cells),
+        about=COLUMNS,
+        environments=_environments(results.cells),
+    )
+    write_atomic(path, page)
+
+
+def remarks(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
+    """Cells without figures and why, and measured cells whose kernels are not what their name promises."""
+    notes = [(cell, cell.reason) for cell in cells if cell.reason]
+    notes += [(cell, cell.kernels.reason) for cell in cells if cell.status is Status.OK and cell.kernels.reduced is not None and cell.kernels.reason]
+    return notes
+
+
+def _lead(cells: Sequence[Cell]) -> str:
+    ok = sum(cell.status is Status.OK for cell in cells)
+    settings = sorted({f"{c.target}, {c.scenario}, batch {c.batch}, {c.threads} thread{'s' * (c.threads > 1)}" for c in cells})
+    return f"{ok} of {len(cells)} cells measured; {'; '.join(settings)}."
+
+
+def _groups(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """One group a model; cells that have no artifact appear among the notes only."""
+    groups = []
+    for model in dict.fromkeys(cell.model for cell in cells):
+        mine = [cell for cell in cells if cell.model == model]
+        made = [cell for cell in mine if cell.artifact]
+        groups.append(
+            {
+                "model": model,
+                "plot": trade_off_svg(mine),
+                "made": made,
+                "columns": filled_columns(made),
+                "notes": remarks(mine),
+            }
+        )
+    return groups
+
+
+def _environments(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The distinct machines, versions of all cells merged."""
+    merged: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        if cell.environment:
+            one = merged.setdefault(str(cell.environment.get("cpu")), {**cell.environment, "versions": {}})
+            one["versions"] = {**one["versions"], **cell.environment.get("versions", {})}
+    return [
+        {
+            **{k: v for k, v in e.items() if k != "python"},
+            "isa": ", ".join(e.get("isa", [])),
+            "versions": ", ".join(f"{k} {v}" for k, v in e["versions"].items()),
+        }
+        for e in merged.values()
+    ]

@@ -1,0 +1,6 @@
+"""The runtimes, one file a format, with one face:
+
+start(spec)                 import the runtime
+load(spec)                  -> infer(list of arrays) -> list of arrays
+executed_kernels(spec, feed) -> {precision: number of compute nodes}
+"""

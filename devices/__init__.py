@@ -1,0 +1,1 @@
+"""Targets: ways to start a Python. One file a target."""

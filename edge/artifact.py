@@ -1,0 +1,209 @@
+"""An artifact: a folder with ``manifest.json`` and the files it lists. Reading verifies everything, for it may come from a stranger."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from edge.errors import BadArtifact, BadInput
+from edge.files import inside, sha256_of, write_atomic
+from edge.vocabulary import Arch, Format, Frozen, Precision
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+#: Sample inputs, the source's outputs for them, and the source's class for each test sample.
+VECTORS = "vectors.npz"
+#: A larger manifest is refused unread, in bytes.
+MAX_MANIFEST = 1 << 20
+#: A larger file is refused, in bytes.
+MAX_FILE = 4 << 30
+#: A vectors file that unpacks to more is refused, in bytes.
+MAX_VECTORS = 256 << 20
+
+#: ``model`` is what the runtime is pointed at, ``params`` its weights where they are a file of their own.
+Role = Literal["model", "params", "vectors"]
+
+
+class FileEntry(Frozen):
+    path: str
+    bytes: int = Field(ge=0, le=MAX_FILE)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    role: Role
+
+
+class TensorInfo(Frozen):
+    """Name, shape (null where dynamic) and numpy dtype name."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+class Kernels(Frozen):
+    """Compute nodes (convolution, matrix product) that ran in the artifact's reduced precision, of all of them."""
+
+    reduced: int | None
+    total: int | None
+    reason: str | None = None
+
+
+class Parity(Frozen):
+    """How the artifact's own runtime compares with the Paddle model on ``samples`` inputs.
+
+    Attributes:
+        max_abs: largest absolute difference of an output.
+        max_rel: ``max_abs`` / largest absolute output of the Paddle model.
+        top1_agreement: share of samples with the same largest output, in %.
+        accuracy: top-1 of the artifact in %, null without labels.
+        passed: null when no runtime here can run it.
+    """
+
+    max_abs: float | None = None
+    max_rel: float | None = None
+    top1_agreement: float | None = None
+    accuracy: float | None = None
+    samples: int = 0
+    passed: bool | None = None
+    reason: str | None = None
+
+
+class Origin(Frozen):
+    """Where an artifact comes from. ``source_accuracy`` is the Paddle model's top-1 on the test set, in %."""
+
+    source: str
+    weights_sha256: str | None = None
+    dataset: str | None = None
+    calibration: str | None = None
+    source_accuracy: float | None = None
+    recipe: dict[str, Any] | None = None
+
+
+class Manifest(Frozen):
+    schema_version: Literal[1] = 1
+    model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    format: Format
+    precision: Precision
+    target_arch: Arch
+    program: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    files: tuple[FileEntry, ...]
+    tools: dict[str, str]
+    kernels: Kernels
+    parity: Parity
+    provenance: Origin
+
+
+@dataclass(frozen=True)
+class Artifact:
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        m = self.manifest
+        return artifact_name(m.model, m.format, m.precision, m.target_arch)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the device needs: model and parameters, not the vectors."""
+        return sum(entry.bytes for entry in self.manifest.files if entry.role != "vectors")
+
+    def path(self, role: Role) -> Path | None:
+        """The file of a role, or None."""
+        return next((self.folder / entry.path for entry in self.manifest.files if entry.role == role), None)
+
+    def vectors(self) -> dict[str, NDArray[Any]]:
+        """The arrays ``input_0..``, ``output_0..`` and ``source_top1``.
+
+        Raises:
+            BadArtifact: the file is missing, damaged, too large, or lacks an array.
+        """
+        path = self.path("vectors")
+        if path is None:
+            raise BadArtifact(f"{self.folder}: holds no sample vectors", hint="export it again with: edge export")
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                if sum(info.file_size for info in archive.zip.infolist()) > MAX_VECTORS:
+                    raise BadArtifact(f"{path}: unpacks to more than {MAX_VECTORS >> 20} MiB")
+                arrays = {name: archive[name] for name in archive.files}
+        except BadArtifact:
+            raise
+        except Exception as error:
+            raise BadArtifact(f"{path}: not a readable vectors file: {error}") from error
+        if not {"input_0", "output_0", "source_top1"} <= arrays.keys():
+            raise BadArtifact(f"{path}: lacks input_0, output_0 or source_top1")
+        return arrays
+
+
+def artifact_name(model: str, format: Format, precision: Precision, arch: Arch) -> str:
+    """``MODEL-FORMAT-PRECISION[-ARCH]``, the folder's name."""
+    tail = "" if arch is Arch.ANY else f"-{arch.value}"
+    return f"{model}-{format.value}-{precision.value}{tail}"
+
+
+def file_entry(folder: Path, relative: str, role: Role) -> FileEntry:
+    path = folder / relative
+    return FileEntry(path=relative, bytes=path.stat().st_size, sha256=sha256_of(path), role=role)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Artifact:
+    write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    return Artifact(folder, manifest)
+
+
+def load_artifact(folder: str | Path) -> Artifact:
+    """Read an artifact and verify every file it lists.
+
+    Raises:
+        BadArtifact: no manifest, an unknown schema version, a path that leaves the folder, a file that is missing or
+            has another size or checksum than the manifest says.
+    """
+    root = Path(folder)
+    manifest = _read_manifest(root)
+    if not any(entry.role == "model" for entry in manifest.files):
+        raise BadArtifact(f"{root}: the manifest lists no model file")
+    for entry in manifest.files:
+        _verify(root, entry)
+    return Artifact(root, manifest)
+
+
+def _read_manifest(root: Path) -> Manifest:
+    path = root / MANIFEST
+    try:
+        if path.stat().st_size > MAX_MANIFEST:
+            raise BadArtifact(f"{path}: larger than {MAX_MANIFEST >> 20} MiB, not a manifest")
+        raw = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadArtifact(f"{root}: not an artifact: it has no {MANIFEST}", hint="make one with: edge export MODEL --out DIR") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadArtifact(f"{path}: not readable JSON: {error}") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BadArtifact(
+            f"{path}: schema version {version!r} is unknown, this tool reads {SCHEMA_VERSION}", hint="export it again, or update this tool"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadArtifact(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _verify(root: Path, entry: FileEntry) -> None:
+    try:
+        path = inside(root, entry.path)
+    except BadInput as error:
+        raise BadArtifact(error.message) from error
+    if not path.is_file():
+        raise BadArtifact(f"{path}: listed in the manifest but missing", hint="copy the artifact again, or export it again")
+    if path.stat().st_size != entry.bytes:
+        raise BadArtifact(f"{path}: {path.stat().st_size} bytes, the manifest says {entry.bytes}", hint="copy the artifact again, or export it again")
+    if sha256_of(path) != entry.sha256:
+        raise BadArtifact(f"{path}: its sha256 is not the one in the manifest", hint="copy the artifact again, or export it again")

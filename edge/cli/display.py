@@ -1,0 +1,79 @@
+"""What a person sees: tables on stdout, messages and progress on stderr (bars on a terminal, a line now and then elsewhere)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from edge.bench.present import Column
+    from edge.bench.results import Cell
+
+#: Seconds between progress lines of one task where there is no terminal.
+QUIET_SECONDS = 20.0
+STYLES = {"ok": "green", "failed": "bold red", "exported": "cyan", "unsupported": "dim", "unavailable": "yellow"}
+
+
+class Display:
+    """Progress of named tasks, safe to feed from several threads."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"), console=self.console,
+        )  # fmt: skip
+        self._tasks: dict[str, TaskID] = {}
+        self._spoken: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        with self._lock:
+            if self.console.is_terminal:
+                if task not in self._tasks:
+                    self._tasks[task] = self._bars.add_task(task, total=total, note=note)
+                self._bars.update(self._tasks[task], completed=done, total=total, note=note)
+            elif time.monotonic() - self._spoken.get(task, float("-inf")) >= QUIET_SECONDS or done == total:
+                self._spoken[task] = time.monotonic()
+                self.say(f"  {task}: {done}/{total} {note}")
+
+
+def print_cells(cells: Sequence[Cell], columns: Sequence[Column]) -> None:
+    """The results table, wide enough for every column even where stdout is no terminal."""
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for index, column in enumerate(columns):
+        table.add_column(column.head, justify="left" if index < 2 else "right", no_wrap=True)
+    for cell in cells:
+        texts = [column.text(cell) for column in columns]
+        texts[1] = f"[{STYLES[cell.status.value]}]{texts[1]}[/]"
+        table.add_row(*texts)
+    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
+
+
+def print_remarks(remarks: Sequence[tuple[str, str, str]]) -> None:
+    """(name, status, why) of cells that have no figures or a remark."""
+    console = Console(highlight=False)
+    for name, status, why in remarks:
+        console.print(f"  [{STYLES[status]}]{status:<11}[/] {name}: ", end="")
+        console.print(why, markup=False, soft_wrap=True)

@@ -1,0 +1,110 @@
+"""Offline distillation of a teacher into a student, by softened logits and by hints.
+
+Sources:
+    Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531): cross-entropy with the
+    labels plus the divergence from the teacher's softmax at temperature T, times T^2, so that its gradients keep their
+    size when T changes.
+    Romero et al. 2014, "FitNets: Hints for Thin Deep Nets" (arXiv 1412.6550): the student's hidden layer is drawn to the
+    teacher's. Both hint layers are 128 wide here, so no regressor is needed between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge.compress.train import BatchLoss, Progress, TrainConfig, fit
+from edge.datasets import Split
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from paddle import Tensor
+
+    from edge.models.convnet import ConvNet
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Weights of the loss ``(1 - alpha) CE + alpha T^2 KL + hint MSE``.
+
+    Attributes:
+        temperature: T, softens both distributions.
+        alpha: share of the teacher's distribution against the labels.
+        hint: weight of the mean squared error between the 128-wide fc1 activations.
+    """
+
+    temperature: float = 5.0
+    alpha: float = 0.7
+    hint: float = 0.1
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """What the teacher says of every training image, computed once: row i belongs to image i."""
+
+    features: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+def teacher_outputs(teacher: ConvNet, data: Split, progress: Progress | None = None, batch_size: int = 250) -> TeacherOutputs:
+    """Run the teacher over the training images, unshuffled: features [N, 128] and logits [N, classes]."""
+    import paddle
+
+    teacher.eval()
+    features, logits = [], []
+    with paddle.no_grad():
+        for start in range(0, len(data), batch_size):
+            hidden = teacher.features(paddle.to_tensor(data.images[start : start + batch_size]))
+            features.append(hidden.numpy())
+            logits.append(teacher.classify(hidden).numpy())
+            if progress:
+                progress(min(start + batch_size, len(data)), len(data), 0.0)
+    return TeacherOutputs(np.concatenate(features), np.concatenate(logits))
+
+
+def distillation_loss(
+    student_logits: Tensor, student_features: Tensor, teacher_logits: Tensor, teacher_features: Tensor, labels: Tensor, config: DistillConfig
+) -> Tensor:
+    """``(1 - a) CE(s, y) + a T^2 KL(softmax(t / T) || softmax(s / T)) + hint MSE(fs, ft)``, mean over the batch.
+
+    Shapes: logits [N, classes], features [N, 128], labels [N]; the result is a scalar.
+    """
+    from paddle.nn import functional as F
+
+    t = config.temperature
+    hard = F.cross_entropy(student_logits, labels)
+    soft = F.kl_div(F.log_softmax(student_logits / t), F.softmax(teacher_logits / t), reduction="batchmean")
+    hint = F.mse_loss(student_features, teacher_features)
+    return (1 - config.alpha) * hard + config.alpha * t * t * soft + config.hint * hint
+
+
+def train_alone(model: ConvNet, data: Split, config: TrainConfig, progress: Progress | None = None) -> None:
+    """Train on the labels only, in place."""
+    from paddle.nn import functional as F
+
+    def loss(images: Tensor, labels: Tensor, _: Tensor) -> Tensor:
+        return F.cross_entropy(model(images), labels)
+
+    fit(model, data, loss, config, progress)
+
+
+def train_distilled(
+    student: ConvNet, taught: TeacherOutputs, data: Split, train: TrainConfig, distill: DistillConfig, progress: Progress | None = None
+) -> None:
+    """Train ``student`` in place on the labels and on the teacher's outputs for the same images."""
+    fit(student, data, _distilled_loss(student, taught, distill), train, progress)
+
+
+def _distilled_loss(student: ConvNet, taught: TeacherOutputs, config: DistillConfig) -> BatchLoss:
+    import paddle
+
+    logits, features = paddle.to_tensor(taught.logits), paddle.to_tensor(taught.features)
+
+    def loss(images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+        hidden = student.features(images)
+        taught_logits, taught_features = paddle.gather(logits, positions), paddle.gather(features, positions)
+        return distillation_loss(student.classify(hidden), hidden, taught_logits, taught_features, labels, config)
+
+    return loss

@@ -1,0 +1,86 @@
+"""The training loop that every technique shares: Adam, shuffled batches, a loss given by the technique."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge.datasets import Split
+from edge.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from paddle import Tensor, nn
+
+#: Called after each batch: (steps done, steps in all, running loss).
+Progress = Callable[[int, int, float], None]
+#: Loss of one batch: (images, labels, positions of the batch in the training set) -> scalar.
+BatchLoss = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Adam (Kingma and Ba 2014) at a constant rate.
+
+    Attributes:
+        epochs: passes over the training set; the last short batch is dropped.
+        seed: of the batch order (the model's own initialisation has its own).
+    """
+
+    epochs: int
+    learning_rate: float = 1e-3
+    batch_size: int = 64
+    seed: int = 0
+
+
+def steps_in(config: TrainConfig, samples: int) -> int:
+    return config.epochs * (samples // config.batch_size)
+
+
+def fit(model: nn.Layer, data: Split, loss_of: BatchLoss, config: TrainConfig, progress: Progress | None = None) -> None:
+    """Train ``model`` in place.
+
+    Raises:
+        CheckFailed: the loss became NaN or infinite; the message names the step.
+    """
+    import paddle
+
+    images, labels = paddle.to_tensor(data.images), paddle.to_tensor(data.labels)
+    optimizer = paddle.optimizer.Adam(config.learning_rate, parameters=model.parameters())
+    order = np.random.default_rng(config.seed)
+    total, done, running = steps_in(config, len(data)), 0, 0.0
+    model.train()
+    for _ in range(config.epochs):
+        shuffled = order.permutation(len(data))
+        for start in range(0, len(data) - config.batch_size + 1, config.batch_size):
+            batch = paddle.to_tensor(shuffled[start : start + config.batch_size])
+            loss = loss_of(paddle.gather(images, batch), paddle.gather(labels, batch), batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            done += 1
+            value = float(loss)
+            if not np.isfinite(value):
+                raise CheckFailed(f"training diverged: the loss is {value} at step {done} of {total}", hint="lower the learning rate")
+            running = value if done == 1 else 0.98 * running + 0.02 * value
+            if progress:
+                progress(done, total, running)
+    model.eval()
+
+
+def predict(model: nn.Layer, images: NDArray[np.float32], batch_size: int = 250) -> NDArray[np.float32]:
+    """Logits of ``images`` [N, ...] in evaluation mode: [N, classes]."""
+    import paddle
+
+    model.eval()
+    with paddle.no_grad():
+        parts = [model(paddle.to_tensor(images[i : i + batch_size])).numpy() for i in range(0, len(images), batch_size)]
+    return np.concatenate(parts)
+
+
+def top1(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Share of rows whose largest logit is the label, in %."""
+    return 100.0 * float(np.mean(logits.argmax(1) == labels))

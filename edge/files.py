@@ -1,0 +1,79 @@
+"""Files that appear whole or not at all, and paths that stay inside their folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from edge.errors import BadInput
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write ``data`` beside ``path`` and rename it into place; what stood there stays until the new file is complete."""
+    payload = data.encode() if isinstance(data, str) else data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+@contextlib.contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``final`` and move it into place when the block succeeds.
+
+    A folder already at ``final`` is replaced only then; on any failure it is untouched and nothing is left behind.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        if final.exists():
+            retired = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.old."))
+            final.replace(retired / "was")
+            scratch.replace(final)
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            scratch.replace(final)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def inside(root: Path, relative: str) -> Path:
+    """Resolve a path taken from an untrusted file, or refuse it when it could leave ``root``.
+
+    Raises:
+        BadInput: the path is absolute, climbs with ``..``, is not in plain form, or goes through a link.
+    """
+    pure = PurePosixPath(relative)
+    plain = "\\" not in relative and "\0" not in relative and str(pure) == relative
+    if not plain or pure.is_absolute() or not pure.parts or ".." in pure.parts:
+        raise BadInput(f"{root}: the path {relative!r} is not a plain relative path")
+    path = root
+    for part in pure.parts:
+        path = path / part
+        if path.is_symlink():
+            raise BadInput(f"{root}: {relative!r} goes through a symbolic link")
+    return path

@@ -1,0 +1,122 @@
+"""The main job on real data: train, distil, export, measure, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edge.bench.measure import ALL_PARTS, BenchRequest
+from edge.bench.report import write_report
+from edge.bench.results import Cell, Results, Training
+from edge.compress.roles import Role
+from edge.datasets import load_dataset
+from edge.devices.local import LocalTarget
+from edge.files import write_atomic
+from edge.jobs import run_job
+from edge.vocabulary import Measurement
+from edge.workflows.bench import rows_not_made, run_bench
+from edge.workflows.export import ExportedCell, ExportRequest, export_model
+from edge.workflows.training import STUDENT, TEACHER, cores, plan_epochs, student_roles, teacher_role, thread_flags, train_students, train_teacher
+
+DISTILLED, ALONE = "mnist_student_distilled", "mnist_student_alone"
+
+
+@dataclass(frozen=True)
+class DemoEvents:
+    """What the demo tells as it goes: a line, a step's progress (task, done, total, note), a finished export cell."""
+
+    say: Callable[[str], None]
+    progress: Callable[[str, int, int, str], None]
+    cell: Callable[[ExportedCell], None]
+
+
+def run_demo(out: Path, events: DemoEvents, *, dataset: str = "mnist", train_seconds: float = 260.0) -> Results:
+    """Run the demo into ``out``; what an interrupted run has trained is taken up again.
+
+    Args:
+        train_seconds: the epochs are chosen so that training fits about this time (at least 2 for the students).
+
+    Returns:
+        The results, as written to ``out/results.json``; ``out/report.html`` shows them.
+    """
+    data = load_dataset(dataset)
+    events.say(data.note or f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images")
+    models = out / "models"
+    teacher_epochs, student_epochs = _plan(models, data.name, train_seconds, events)
+    teacher = teacher_role(data.name, teacher_epochs)
+    alone, distilled = student_roles(data.name, student_epochs)
+    records = {teacher.name: train_teacher(teacher, models, events.progress, threads=cores())}
+    records |= train_students([alone, distilled], models, events.progress)
+    training = [_training(role, records[role.name]) for role in (teacher, alone, distilled)]
+    for row in training:
+        events.say(f"{row.name}: {row.epochs} epochs, {row.top1.value:.2f} % of {row.test_count:,} test images")
+    for name, role in ((DISTILLED, distilled), (ALONE, alone)):
+        events.say(f"export {name}")
+        recipe = json.loads(json.dumps(records[role.name]["role"]))
+        export_model(ExportRequest(STUDENT, models / f"{role.name}.safetensors", name, data.name, recipe=recipe), out / "artifacts", events.cell)
+    return _measure(out, training, events)
+
+
+def alone_top1(results: Results, cell: Cell) -> Measurement | None:
+    """Top-1 of the same cell made from the student trained alone."""
+    key = (cell.format, cell.precision, cell.target_arch)
+    return next((c.accuracy.top1 for c in results.cells if c.model == ALONE and (c.format, c.precision, c.target_arch) == key), None)
+
+
+def _measure(out: Path, training: list[Training], events: DemoEvents) -> Results:
+    """Everything of the distilled student; of the student alone its accuracy (the same network: the same times and sizes)."""
+    artifacts, target = out / "artifacts", LocalTarget()
+    full = BenchRequest(target, parts=ALL_PARTS, raw=out / "raw")
+    accuracy_only = replace(full, parts=frozenset({"accuracy"}), raw=None)
+    also: tuple[Cell, ...] = ()
+    results = Results()
+    for model, request in ((DISTILLED, full), (ALONE, accuracy_only)):
+        folders = sorted(path.parent for path in artifacts.glob(f"{model}-*/manifest.json"))
+        also += tuple(rows_not_made(artifacts, request, model))
+        events.say(f"measure {model}")
+
+        def progress(name: str, step: str, done: int, total: int, model: str = model) -> None:
+            events.progress(f"measure {model}", done, total, f"{name}: {step}")
+
+        results = run_bench(folders, out / "results.json", request, progress, also=also, training=training)
+        also = results.cells
+    write_report(results, out / "report.html")
+    return results
+
+
+def _plan(models: Path, dataset: str, seconds: float, events: DemoEvents) -> tuple[int, int]:
+    """Epochs of (teacher, students) that fit the time on this machine; an earlier plan for the same budget holds."""
+    path = models / "plan.json"
+    asked = {"dataset": dataset, "train_seconds": seconds}
+    try:
+        plan = json.loads(path.read_text())
+        if plan["asked"] == asked:
+            return int(plan["teacher"]), int(plan["students"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    events.say("timing a few batches")
+    teacher_s, student_s = (_epoch_seconds(model, dataset, threads) for model, threads in ((TEACHER, cores()), (STUDENT, 1)))
+    teacher, students = plan_epochs(seconds, teacher_s, student_s)
+    write_atomic(path, json.dumps({"asked": asked, "teacher": teacher, "students": students}))
+    events.say(
+        f"one epoch takes about {teacher_s:.0f} s (teacher) and {student_s:.0f} s (student): training {teacher} and {students} epochs,"
+        f" about {teacher * teacher_s + students * student_s:.0f} s; all 10 epochs and 3 seeds: edge study"
+    )
+    return teacher, students
+
+
+def _epoch_seconds(model: str, dataset: str, threads: int) -> float:
+    return float(run_job("edge.compress.roles:seconds_per_epoch", {"model": model, "dataset": dataset}, flags=thread_flags(threads)))
+
+
+def _training(role: Role, record: dict[str, Any]) -> Training:
+    return Training(
+        name=role.name,
+        epochs=role.train.epochs,
+        top1=Measurement(value=record["test_top1"], unit="%"),
+        test_count=record["test_count"],
+        seconds=Measurement(value=record["seconds"], unit="s"),
+    )

@@ -1,0 +1,43 @@
+"""Paddle Lite: its ``opt`` turns the legacy program into one ``.nb`` file, in the Paddle Lite environment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from edge.environments import lite_python
+from edge.errors import ConversionFailed
+from edge.export.workspace import Made, Workspace, versions
+from edge.jobs import cause_of_death, child_environment, last_words, run_child
+from edge.vocabulary import Arch, Precision
+
+#: Runs in the Paddle Lite environment.
+OPT_SCRIPT = Path(__file__).with_name("lite_opt.py")
+
+
+def make(precision: Precision, arch: Arch, workspace: Workspace, folder: Path) -> Made:
+    """Write ``model.nb`` for one precision and architecture into ``folder``.
+
+    Raises:
+        Unavailable: no Paddle Lite environment.
+        ConversionFailed: opt died or wrote nothing.
+    """
+    python = lite_python()
+    program = _program(precision, arch, workspace)
+    log, facts = folder.with_suffix(".opt.log"), folder / "facts.json"
+    command = [python, OPT_SCRIPT, program, folder / "model", arch.value, precision.value, facts]
+    status = run_child(command, environment=child_environment(), log=log, timeout=600)
+    words = last_words(log)
+    log.unlink()
+    target = folder / "model.nb"
+    if status != 0 or not target.is_file() or target.stat().st_size == 0 or not facts.is_file():
+        raise ConversionFailed(f"Paddle Lite's opt died of {cause_of_death(status)}; its last words: {words}")
+    version = json.loads(facts.read_text())["paddlelite"]
+    facts.unlink()
+    return Made({"model.nb": "model"}, "naive buffer", {**versions("paddlepaddle"), "paddlelite": version})
+
+
+def _program(precision: Precision, arch: Arch, workspace: Workspace) -> Path:
+    if precision is Precision.INT8:
+        return workspace.quantized("convolutions" if arch is Arch.X86 else "all") / "lite"
+    return workspace.legacy()
