@@ -1,5 +1,10 @@
 """Post-training quantization to int8, by the toolchain's own quantizers, from one set of calibration samples.
 
+Weights use 7 of their 8 bits. On x86 processors without VNNI the product of an unsigned and a signed byte is summed in pairs
+in 16 bits and saturates: with full-range weights a small convolution net lost 2.5 % of its agreement on AVX2, with half the
+range 0.3 % (onnxruntime documentation, "Quantize ONNX models", When to use reduce-range). An artifact must not depend on
+which x86 it meets; on other processors the lost bit costs little.
+
 Functions here run in a child (`edge.jobs`), the Paddle ones with ``FLAGS_enable_pir_api=0``.
 """
 
@@ -53,6 +58,7 @@ def quantize_program(program: str, samples: str, scope: str, out: str, progress:
         skip_tensor_list=skipped,
     )
     quantizer.quantize()
+    _halve_weights(quantizer._program, quantizer._scope)
     quantizer.save_quantized_model(f"{out}/stored", model_filename="model.pdmodel", params_filename="model.pdiparams")
     Path(out, "lite").mkdir(parents=True, exist_ok=True)
     quantized = quantizer._program
@@ -62,6 +68,18 @@ def quantize_program(program: str, samples: str, scope: str, out: str, progress:
     if not all(written.values()):
         raise ConversionFailed(f"Paddle's quantizer wrote an empty program: {written}")
     return written
+
+
+def _halve_weights(graph: Any, scope: Any) -> None:
+    """Stored weights q * scale become round(q / 2) * (2 scale)."""
+    import paddle
+
+    for op in graph.global_block().ops:
+        if op.type == "dequantize_linear" and graph.global_block().var(op.input("X")[0]).persistable:
+            weight, scale = (scope.find_var(op.input(name)[0]).get_tensor() for name in ("X", "Scale"))
+            quantized = np.asarray(weight)
+            weight.set(np.rint(quantized / 2).astype(quantized.dtype), paddle.CPUPlace())
+            scale.set(np.asarray(scale) * 2, paddle.CPUPlace())
 
 
 def _uneven_filters(graph: Any) -> list[str]:
@@ -94,6 +112,7 @@ def quantize_onnx(model: str, samples: str, out: str, progress: Any) -> int:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
+        reduce_range=True,
     )
     return Path(out).stat().st_size
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from edge.compress.train import predict
 from edge.errors import ConversionFailed
+from edge.export.repair import fold_bias_reshape
 from edge.models import model_entry
 from edge.models.weights import load_weights
 
@@ -41,6 +42,8 @@ def save_program(model: str, weights: str, out: str, progress: Any) -> dict[str,
     layer = build_source(model, weights)
     specs = [paddle.static.InputSpec(list(shape), dtype, name) for name, (shape, dtype) in model_entry(model).inputs.items()]
     static = paddle.jit.to_static(layer, input_spec=specs, full_graph=True)
+    if legacy:
+        fold_bias_reshape(static.forward.concrete_program.main_program)
     options = {"clip_extra": False} if legacy else {}
     paddle.jit.save(static, f"{out}/model", **options)
     path = Path(out, "model.pdmodel" if legacy else "model.json")

@@ -1,0 +1,86 @@
+"""The demo on the embedded digits, run once through the command line: most tests look at what it left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edge.bench.results import Results, read_results
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished `edge` command."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_edge(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> Ran:
+    """Run the real command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "edge", *map(str, arguments)],
+        cwd=cwd or ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def edge() -> Callable[..., Ran]:
+    return run_edge
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo's folder, what it printed, its results, and `pip freeze` before and after."""
+
+    folder: Path
+    ran: Ran
+    freeze: tuple[str, str]
+
+    @property
+    def results(self) -> Results:
+        return read_results(self.folder / "results.json")
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "models" / "student_distilled.safetensors"
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    folder = tmp_path_factory.mktemp("demo")
+    before = pip_freeze()
+    ran = run_edge("demo", "--dataset", "digits", "--train-seconds", "40", "--out", folder)
+    assert ran.code == 0, ran.err
+    return Demo(folder, ran, (before, pip_freeze()))
+
+
+def pip_freeze() -> str:
+    return subprocess.run([sys.executable, "-m", "pip", "freeze", "--all"], capture_output=True, text=True, check=True).stdout
+
+
+def edit_manifest(artifact: Path, change: Callable[[dict[str, object]], object]) -> None:
+    """Change a manifest as a stranger would."""
+    path = artifact / "manifest.json"
+    raw = json.loads(path.read_text())
+    change(raw)
+    path.write_text(json.dumps(raw))

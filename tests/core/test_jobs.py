@@ -1,0 +1,78 @@
+"""A child's death becomes a named error; its environment is built, not inherited."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.errors import BadInput, ConversionFailed
+from edge.jobs import child_environment, run_child, run_job, side_by_side
+
+
+@pytest.fixture(autouse=True)
+def polluted_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that must not reach a child."""
+    monkeypatch.setenv("EDGE_TEST_VALUE", "leaks")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+
+
+def test_an_unknown_module_is_refused() -> None:
+    with pytest.raises(BadInput, match="not a module of this tool"):
+        run_job("os:system", {})
+
+
+def test_an_error_keeps_its_class() -> None:
+    with pytest.raises(BadInput, match="unknown model 'nonesuch'"):
+        run_job("edge.export.source:save_program", {"model": "nonesuch", "weights": "x", "out": "x"})
+
+
+def test_an_unexpected_error_names_the_job() -> None:
+    with pytest.raises(ConversionFailed, match=r"edge.export.onnx:to_half: \w+Error"):
+        run_job("edge.export.onnx:to_half", {"model": "/nonexistent.onnx", "out": "/tmp/x"})  # noqa: S108
+
+
+def test_a_child_that_aborts_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    status = run_child(["/bin/sh", "-c", "echo the reason >&2; kill -ABRT $$"], environment=child_environment(), log=log)
+    assert status == -signal.SIGABRT
+    assert "the reason" in log.read_text()
+
+
+def test_a_job_that_is_killed_is_a_named_error() -> None:
+    with pytest.raises(ConversionFailed, match=r"died of exit status|No module"):
+        run_job("edge.workflows.probes:onnxruntime", {}, flags={"PYTHONHOME": "/nowhere"})
+
+
+def test_a_job_that_hangs_is_stopped() -> None:
+    began = time.monotonic()
+    with pytest.raises(ConversionFailed, match="did not finish within"):
+        run_job("edge.workflows.probes:paddle_inference", {}, timeout=0.2)
+    assert time.monotonic() - began < 30
+
+
+def test_nothing_of_the_parent_s_environment_leaks(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    run_child(["/usr/bin/env"], environment=child_environment({"OMP_NUM_THREADS": "1"}), log=log)
+    names = {line.partition("=")[0] for line in log.read_text().splitlines()}
+    assert "EDGE_TEST_VALUE" not in names and "PYTHONPATH" not in names
+    assert {"PATH", "OMP_NUM_THREADS", "PYTHONNOUSERSITE"} <= names
+
+
+def test_an_interrupt_kills_the_children_that_run_side_by_side(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+
+    def sleep() -> Any:
+        return run_child(["/bin/sh", "-c", f"echo $$ > {pid_file}; exec sleep 60"], environment=child_environment(), log=tmp_path / "log")
+
+    with pytest.raises(KeyboardInterrupt), side_by_side(2) as pool:
+        pool.submit(sleep)
+        while not (pid_file.is_file() and pid_file.read_text().strip()):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)

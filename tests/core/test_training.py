@@ -1,0 +1,79 @@
+"""Distillation means what the papers say; training is repeatable; a diverging run stops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.compress.distill import DistillConfig, TeacherOutputs, distillation_loss, teacher_outputs, train_alone, train_distilled
+from edge.compress.roles import new_model
+from edge.compress.train import TrainConfig, fit, predict, top1
+from edge.datasets import load_dataset
+from edge.errors import CheckFailed
+from edge.workflows.training import plan_epochs, student_roles
+
+DIGITS = load_dataset("digits")
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    shifted = x - x.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
+def test_the_loss_is_hinton_s_with_a_hint() -> None:
+    import paddle
+
+    rng = np.random.default_rng(0)
+    s, t = rng.normal(size=(8, 10)), rng.normal(size=(8, 10))
+    fs, ft, y = rng.normal(size=(8, 128)), rng.normal(size=(8, 128)), rng.integers(0, 10, 8)
+    hard = -log_softmax(s)[np.arange(8), y].mean()
+    ls, lt = log_softmax(s / 5), log_softmax(t / 5)
+    soft = (np.exp(lt) * (lt - ls)).sum(1).mean()
+    expected = 0.3 * hard + 0.7 * 25 * soft + 0.1 * ((fs - ft) ** 2).mean()
+    tensors = [paddle.to_tensor(a.astype("float32")) for a in (s, fs, t, ft)]
+    loss = distillation_loss(*tensors, paddle.to_tensor(y), DistillConfig(temperature=5, alpha=0.7, hint=0.1))
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
+def test_teacher_outputs_belong_to_their_images() -> None:
+    teacher = new_model("mnist_teacher", 0)
+    outputs = teacher_outputs(teacher, DIGITS.train.head(300))
+    assert outputs.features.shape == (300, 128) and outputs.logits.shape == (300, 10)
+    np.testing.assert_allclose(outputs.logits[280:290], predict(teacher, DIGITS.train.images[280:290]), atol=1e-4)
+
+
+def test_a_distilled_student_follows_its_teacher_not_only_the_labels() -> None:
+    """A teacher that shifts every label by one: with alpha 1 the student must learn the shift."""
+    data = DIGITS.train
+    shifted = (data.labels + 1) % 10
+    lie = TeacherOutputs(np.zeros((len(data), 128), np.float32), (20 * np.eye(10)[shifted]).astype(np.float32))
+    student = new_model("mnist_student", 0)
+    train_distilled(student, lie, data, TrainConfig(4), DistillConfig(alpha=1.0, hint=0.0))
+    assert top1(predict(student, DIGITS.test.images), (DIGITS.test.labels + 1) % 10) > 80
+
+
+def test_training_is_repeatable_and_both_students_start_and_go_alike() -> None:
+    alone, distilled = student_roles("digits", 2, seed=3)
+    assert alone.train == distilled.train and alone.init_seed == distilled.init_seed and alone.model == distilled.model
+    runs = []
+    for _ in range(2):
+        model = new_model("mnist_student", 3)
+        train_alone(model, DIGITS.train.head(640), TrainConfig(1, seed=3))
+        runs.append(predict(model, DIGITS.test.images[:50]))
+    np.testing.assert_allclose(runs[0], runs[1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_diverging_run_says_so() -> None:
+    with pytest.raises(CheckFailed, match="diverged"):
+        model = new_model("mnist_student", 0)
+        fit(model, DIGITS.train.head(128), lambda images, labels, _: model(images).mean() * float("nan"), TrainConfig(1))
+
+
+@given(st.floats(1, 5000), st.floats(0.5, 500), st.floats(0.5, 500))
+def test_planned_epochs_fit_the_budget_or_are_the_least(budget: float, teacher_s: float, student_s: float) -> None:
+    teacher, students = plan_epochs(budget, teacher_s, student_s)
+    assert 1 <= teacher <= students <= 10 and students >= 2
+    if (teacher, students) != (1, 2):
+        assert teacher * teacher_s + students * student_s <= budget
