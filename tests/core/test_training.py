@@ -32,8 +32,8 @@ def test_the_loss_is_hinton_s_with_a_hint() -> None:
     ls, lt = log_softmax(s / 5), log_softmax(t / 5)
     soft = (np.exp(lt) * (lt - ls)).sum(1).mean()
     expected = 0.3 * hard + 0.7 * 25 * soft + 0.1 * ((fs - ft) ** 2).mean()
-    tensors = [paddle.to_tensor(a.astype("float32")) for a in (s, fs, t, ft)]
-    loss = distillation_loss(*tensors, paddle.to_tensor(y), DistillConfig(temperature=5, alpha=0.7, hint=0.1))
+    ps, pfs, pt, pft = (paddle.to_tensor(a.astype("float32")) for a in (s, fs, t, ft))
+    loss = distillation_loss(ps, pfs, pt, pft, paddle.to_tensor(y), DistillConfig(temperature=5, alpha=0.7, hint=0.1))
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 

@@ -1,0 +1,62 @@
+"""The gate: what it must let pass, and what it must never let pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.export.parity import THRESHOLDS, compare
+from edge.vocabulary import Precision
+
+RNG = np.random.default_rng(0)
+SOURCE = RNG.normal(size=(1000, 10)).astype(np.float32)
+LABELS = SOURCE.argmax(1)
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_equal_outputs_pass(precision: Precision) -> None:
+    parity = compare(precision, SOURCE, SOURCE.copy(), LABELS)
+    assert parity.passed and parity.max_abs == 0 and parity.top1_agreement == 100 and parity.accuracy == 100
+
+
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_bad_number_fails(precision: Precision, bad: float) -> None:
+    outputs = SOURCE.copy()
+    outputs[500, 3] = bad
+    parity = compare(precision, SOURCE, outputs, LABELS)
+    assert not parity.passed and "1 of 1000" in str(parity.reason) and parity.max_abs is None
+
+
+def test_one_wrong_class_fails_fp32_even_within_the_tolerance() -> None:
+    source = SOURCE.copy()
+    source[0] = 0
+    source[0, :2] = [1e-6, 0]
+    outputs = source.copy()
+    outputs[0, :2] = [0, 1e-6]
+    parity = compare(Precision.FP32, source, outputs)
+    assert parity.max_rel is not None and parity.max_rel < 1e-4
+    assert not parity.passed and "99.90 %" in str(parity.reason)
+
+
+@given(st.sampled_from(list(Precision)), st.floats(0, 0.5))
+def test_the_difference_is_held_to_the_threshold(precision: Precision, size: float) -> None:
+    outputs = SOURCE.copy()
+    outputs[np.arange(1000), LABELS] += np.float32(size)
+    parity = compare(precision, SOURCE, outputs, LABELS)
+    limit = THRESHOLDS[precision].max_rel
+    assert parity.max_rel is not None
+    assert parity.passed == (limit is None or parity.max_rel <= limit)
+
+
+def test_int8_may_lose_three_tenths_of_a_point_and_no_more() -> None:
+    for wrong, passes in ((3, True), (4, False)):
+        outputs = SOURCE.copy()
+        outputs[:wrong] = np.roll(outputs[:wrong], 1, axis=1)
+        assert compare(Precision.INT8, SOURCE, outputs, LABELS).passed is passes
+
+
+def test_another_shape_fails() -> None:
+    assert not compare(Precision.INT8, SOURCE, SOURCE[:, :9]).passed
