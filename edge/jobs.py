@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from edge import errors
-from edge.errors import ConversionFailed, EdgeError
+from edge.errors import ConversionFailed, EdgeError, Interrupted
 from edge.files import write_atomic
 
 #: Called with (done, total, note) while a job runs.
@@ -36,6 +36,8 @@ JobProgress = Callable[[int, int, str], None]
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "EDGE_MNIST", "EDGE_LITE_PYTHON")
 _LIVE: set[subprocess.Popen[bytes]] = set()
 _LIVE_LOCK = threading.Lock()
+#: Set while an interrupt is on its way: a thread between two children must not start the next.
+_STOPPING = threading.Event()
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -59,7 +61,10 @@ def run_child(
 
     Raises:
         subprocess.TimeoutExpired: after ``timeout`` seconds; the child is dead by then.
+        Interrupted: the user has interrupted; nothing was started.
     """
+    if _STOPPING.is_set():
+        raise Interrupted("interrupted")
     with log.open("wb") as output:
         process = subprocess.Popen(
             [os.fspath(part) for part in command], env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=pass_fds
@@ -78,7 +83,8 @@ def run_child(
 
 
 def kill_children() -> None:
-    """Kill every running child: called once when the user interrupts."""
+    """Kill every running child, and let none start until `side_by_side` has wound down."""
+    _STOPPING.set()
     with _LIVE_LOCK:
         for process in _LIVE:
             with contextlib.suppress(ProcessLookupError):
@@ -151,6 +157,7 @@ def side_by_side(workers: int) -> Iterator[ThreadPoolExecutor]:
         raise
     finally:
         pool.shutdown(wait=True)
+        _STOPPING.clear()
 
 
 def die_with_parent() -> None:

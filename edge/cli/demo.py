@@ -10,7 +10,7 @@ import click
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True, help="Folder for everything that is written.")
 @click.option("--dataset", type=click.Choice(["mnist", "digits"]), default="mnist", show_default=True)
-@click.option("--train-seconds", type=click.FloatRange(min=1), default=260.0, show_default=True, help="Train as many epochs as fit about this time.")
+@click.option("--train-seconds", type=click.FloatRange(min=1), default=300.0, show_default=True, help="Train as many epochs as fit about this time.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results document on stdout.")
 def demo(out: Path, dataset: str, train_seconds: float, as_json: bool) -> None:
     """Train a teacher and a student on MNIST, distil, export every cell, measure, report.
@@ -25,11 +25,10 @@ def demo(out: Path, dataset: str, train_seconds: float, as_json: bool) -> None:
     from edge.bench.report import remarks
     from edge.cli.display import Display, print_cells, print_remarks
     from edge.workflows.demo import DISTILLED, DemoEvents, alone_top1, run_demo
+    from edge.workflows.export import cell_key
 
     with Display() as display:
-        events = DemoEvents(
-            display.say, display.progress, lambda cell: display.say(f"  {cell.status.value:<11} {cell.format.value} {cell.precision.value}")
-        )
+        events = DemoEvents(display.say, display.progress, lambda cell: display.say(f"  {cell.status.value:<11} {cell_key(cell)}"))
         results = run_demo(out, events, dataset=dataset, train_seconds=train_seconds)
     if as_json:
         click.echo(results.model_dump_json(indent=1))

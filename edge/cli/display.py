@@ -43,7 +43,7 @@ class Display:
         self._bars.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
         with self._lock:

@@ -18,12 +18,18 @@ from edge.errors import CheckFailed, Unsupported
 @click.option("--name", help="Name of the model in the artifacts.  [default: MODEL]")
 @click.option("--format", "formats", type=FORMATS, help="onnx,paddle-inference,paddle-lite  [default: all]")
 @click.option("--precision", "precisions", type=PRECISIONS, help="fp32,fp16,bf16,int8  [default: all]")
-@click.option("--dataset", type=click.Choice(["mnist", "digits"]), default="mnist", show_default=True, help="Calibrates int8 and judges every cell.")
+@click.option(
+    "--calibration",
+    type=click.Choice(["mnist", "digits"]),
+    default="mnist",
+    show_default=True,
+    help="Data set: its training images calibrate int8, its test images judge every cell.",
+)
 @click.option("--opset", type=click.IntRange(13, 19), default=17, show_default=True, help="Of the ONNX files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the cells on stdout.")
 def export(
     model: str, weights: Path, out: Path, name: str | None, formats: tuple[str, ...] | None, precisions: tuple[str, ...] | None,
-    dataset: str, opset: int, as_json: bool,
+    calibration: str, opset: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Export MODEL (a zoo name: mnist_student, mnist_teacher) to every format and precision that can be made.
 
@@ -40,7 +46,7 @@ def export(
     from edge.workflows.export import ExportRequest, cell_key, export_model
 
     request = ExportRequest(
-        model, weights, name or model, dataset,
+        model, weights, name or model, calibration,
         formats=frozenset(map(Format, formats)) if formats else None,
         precisions=frozenset(map(Precision, precisions)) if precisions else None,
         opset=opset,

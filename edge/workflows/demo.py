@@ -18,8 +18,19 @@ from edge.files import write_atomic
 from edge.jobs import run_job
 from edge.vocabulary import Measurement
 from edge.workflows.bench import rows_not_made, run_bench
-from edge.workflows.export import ExportedCell, ExportRequest, export_model
-from edge.workflows.training import STUDENT, TEACHER, cores, plan_epochs, student_roles, teacher_role, thread_flags, train_students, train_teacher
+from edge.workflows.export import ExportedCell, ExportRequest, export_model, read_index
+from edge.workflows.training import (
+    STUDENT,
+    TEACHER,
+    cores,
+    plan_epochs,
+    student_roles,
+    teacher_role,
+    thread_flags,
+    train_students,
+    train_teacher,
+    training_seconds,
+)
 
 DISTILLED, ALONE = "mnist_student_distilled", "mnist_student_alone"
 
@@ -33,11 +44,11 @@ class DemoEvents:
     cell: Callable[[ExportedCell], None]
 
 
-def run_demo(out: Path, events: DemoEvents, *, dataset: str = "mnist", train_seconds: float = 260.0) -> Results:
+def run_demo(out: Path, events: DemoEvents, *, dataset: str = "mnist", train_seconds: float = 300.0) -> Results:
     """Run the demo into ``out``; what an interrupted run has trained is taken up again.
 
     Args:
-        train_seconds: the epochs are chosen so that training fits about this time (at least 2 for the students).
+        train_seconds: the epochs are chosen so that training fits about this time (at least 1 of the teacher and 3 of the students).
 
     Returns:
         The results, as written to ``out/results.json``; ``out/report.html`` shows them.
@@ -74,7 +85,7 @@ def _measure(out: Path, training: list[Training], events: DemoEvents) -> Results
     also: tuple[Cell, ...] = ()
     results = Results()
     for model, request in ((DISTILLED, full), (ALONE, accuracy_only)):
-        folders = sorted(path.parent for path in artifacts.glob(f"{model}-*/manifest.json"))
+        folders = [artifacts / cell.artifact for cell in read_index(artifacts).cells if cell.model == model and cell.artifact]
         also += tuple(rows_not_made(artifacts, request, model))
         events.say(f"measure {model}")
 
@@ -103,7 +114,7 @@ def _plan(models: Path, dataset: str, seconds: float, events: DemoEvents) -> tup
     write_atomic(path, json.dumps({"asked": asked, "teacher": teacher, "students": students}))
     events.say(
         f"one epoch takes about {teacher_s:.0f} s (teacher) and {student_s:.0f} s (student): training {teacher} and {students} epochs,"
-        f" about {teacher * teacher_s + students * student_s:.0f} s; all 10 epochs and 3 seeds: edge study"
+        f" about {training_seconds(teacher, students, teacher_s, student_s):.0f} s; all 10 epochs and 3 seeds: edge study"
     )
     return teacher, students
 

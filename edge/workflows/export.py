@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import as_completed
@@ -83,7 +82,7 @@ CellDone = Callable[[ExportedCell], None]
 def export_model(request: ExportRequest, out: Path, done: CellDone = lambda _: None) -> list[ExportedCell]:
     """Export one model to every cell asked for, two conversions at a time.
 
-    A cell that fails leaves no folder; the others go on. The index ``export.json`` in ``out`` lists them all.
+    A cell that fails leaves no folder, and an older one as it was; the others go on. The index ``export.json`` in ``out`` lists them all.
 
     Returns:
         The cells in the order of the support table.
@@ -190,7 +189,6 @@ def _export_cell(cell: Cell, source: _Source, out: Path) -> ExportedCell:
     except Unavailable as error:
         return ExportedCell(**identity, status=Status.UNAVAILABLE, reason=str(error))
     except EdgeError as error:
-        shutil.rmtree(out / name, ignore_errors=True)
         return ExportedCell(**identity, status=Status.FAILED, reason=str(error))
 
 

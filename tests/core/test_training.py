@@ -12,7 +12,7 @@ from edge.compress.roles import new_model
 from edge.compress.train import TrainConfig, fit, predict, top1
 from edge.datasets import load_dataset
 from edge.errors import CheckFailed
-from edge.workflows.training import plan_epochs, student_roles
+from edge.workflows.training import plan_epochs, student_roles, training_seconds
 
 DIGITS = load_dataset("digits")
 
@@ -74,6 +74,6 @@ def test_a_diverging_run_says_so() -> None:
 @given(st.floats(1, 5000), st.floats(0.5, 500), st.floats(0.5, 500))
 def test_planned_epochs_fit_the_budget_or_are_the_least(budget: float, teacher_s: float, student_s: float) -> None:
     teacher, students = plan_epochs(budget, teacher_s, student_s)
-    assert 1 <= teacher <= students <= 10 and students >= 2
-    if (teacher, students) != (1, 2):
-        assert teacher * teacher_s + students * student_s <= budget
+    assert 1 <= teacher <= students <= 10 and students >= 3
+    if (teacher, students) != (1, 3):
+        assert training_seconds(teacher, students, teacher_s, student_s) <= budget

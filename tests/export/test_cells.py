@@ -101,7 +101,18 @@ def test_no_scratch_is_left_behind(demo: Demo) -> None:
 
 def test_without_cpython_3_10_only_lite_is_unavailable(demo: Demo, tmp_path: Path) -> None:
     hidden = "/nonexistent/python3.10"
-    common: list[str | Path] = ["export", "mnist_student", "--weights", demo.weights, "--dataset", "digits", "--out", tmp_path, "--precision", "fp32"]
+    common: list[str | Path] = [
+        "export",
+        "mnist_student",
+        "--weights",
+        demo.weights,
+        "--calibration",
+        "digits",
+        "--out",
+        tmp_path,
+        "--precision",
+        "fp32",
+    ]
     ran = run_edge(*common, "--json", EDGE_LITE_PYTHON=hidden)
     assert ran.code == 0, ran.err
     status = {(cell["format"], cell["target_arch"]): cell["status"] for cell in json.loads(ran.out)}
@@ -121,7 +132,7 @@ def test_without_cpython_3_10_only_lite_is_unavailable(demo: Demo, tmp_path: Pat
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(demo: Demo, tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
-    ran = run_edge("export", *arguments, "--weights", demo.weights, "--dataset", "digits", "--out", tmp_path / "out")
+    ran = run_edge("export", *arguments, "--weights", demo.weights, "--calibration", "digits", "--out", tmp_path / "out")
     assert (ran.code, "Traceback" in ran.err) == (code, False)
     assert words in ran.err
 
@@ -139,7 +150,7 @@ def test_bad_weights_get_one_sentence_and_leave_nothing(demo: Demo, tmp_path: Pa
         save_file(arrays, weights)
     elif kind == "wrong model":
         weights = demo.folder / "models" / "teacher.safetensors"
-    ran = run_edge("export", "mnist_student", "--weights", weights, "--dataset", "digits", "--out", out)
+    ran = run_edge("export", "mnist_student", "--weights", weights, "--calibration", "digits", "--out", out)
     assert ran.code == 2 and "Traceback" not in ran.err
     assert weights.name in ran.err
     assert not out.exists() or not list(out.iterdir())
