@@ -22,6 +22,7 @@ from edge.export.parity import agreement_of, compare, verdict
 from edge.vocabulary import Format, Measurement, Status, absent
 
 ALL_PARTS = frozenset({"accuracy", "latency", "memory"})
+ONE_THREAD = "Paddle Lite's Python API has one thread, whatever is asked for: measure it with --threads 1"
 #: Called with what is being done, e.g. "latency".
 Step = Callable[[str], None]
 
@@ -54,7 +55,7 @@ def measure(artifact: Artifact, request: BenchRequest, step: Step = lambda _: No
         "target": request.target.name,
         "device": request.target.device,
         "scenario": "single-stream",
-        "threads": 1 if manifest.format is Format.PADDLE_LITE else request.threads,
+        "threads": request.threads,
         "batch": request.batch,
         "kernels": manifest.kernels,
         "artifact": artifact.name,
@@ -62,6 +63,8 @@ def measure(artifact: Artifact, request: BenchRequest, step: Step = lambda _: No
     size = {"size": Measurement(value=artifact.size, unit="B", provenance="counted")}
     if blocked := why_not_runnable(artifact):
         return Cell(**identity, status=Status.EXPORTED, reason=blocked, **{**empty_figures(blocked), **size})
+    if manifest.format is Format.PADDLE_LITE and request.threads > 1:
+        return Cell(**identity, status=Status.UNSUPPORTED, reason=ONE_THREAD, **{**empty_figures(ONE_THREAD), **size})
     try:
         figures = _figures(artifact, request, step)
         return Cell(**identity, status=Status.OK, reason=None, **{**empty_figures("not asked for"), **size, **figures})

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge.bench.results import read_results
+from edge.vocabulary import Status
 from tests.conftest import Demo, run_edge
 
 COMMANDS = ["demo", "study", "export", "bench", "report", "doctor"]
@@ -74,5 +75,15 @@ def test_bench_takes_threads_and_batches(demo: Demo, tmp_path: Path) -> None:
     cells = read_results(tmp_path / "r.json").cells
     assert [(c.threads, c.batch) for c in cells] == [(1, 1), (1, 8), (2, 1), (2, 8)]
     assert json.loads(ran.out)["cells"][3]["batch"] == 8
+    assert not [c for c in cells if c.status is not Status.OK]
     one, eight = cells[0].latency.p50.value, cells[1].latency.p50.value
     assert one and eight and eight > one
+
+
+def test_lite_with_two_threads_is_refused_not_relabelled(demo: Demo, tmp_path: Path) -> None:
+    folders = sorted(demo.artifacts.glob("mnist_student_distilled-paddle-lite-fp32-x86"))
+    if not folders:
+        pytest.skip("no Paddle Lite environment: needs CPython 3.10")
+    ran = run_edge("bench", *folders, "--threads", "2", "--out", tmp_path / "r.json")
+    cell = read_results(tmp_path / "r.json").cells[0]
+    assert ran.code == 0 and cell.status is Status.UNSUPPORTED and "one thread" in str(cell.reason) and cell.latency.p50.value is None
