@@ -101,7 +101,7 @@ def export_model(request: ExportRequest, out: Path, done: CellDone = lambda _: N
                 finished[futures[future]] = future.result()
                 done(future.result())
     ordered = [finished[index] for index in range(len(cells))]
-    _write_index(out, request.name, ordered)
+    _write_index(out, ordered)
     return ordered
 
 
@@ -116,7 +116,7 @@ def read_index(folder: Path) -> ExportIndex:
         raise BadInput(f"{path}: not an export index of schema version 1: {' '.join(str(error).split())[:200]}") from error
 
 
-def _write_index(out: Path, name: str, cells: Iterable[ExportedCell]) -> None:
+def _write_index(out: Path, cells: Iterable[ExportedCell]) -> None:
     fresh = {cell_key(cell): cell for cell in cells}
     kept = [cell for cell in read_index(out).cells if cell_key(cell) not in fresh]
     write_atomic(out / INDEX, ExportIndex(cells=(*kept, *fresh.values())).model_dump_json(indent=1))

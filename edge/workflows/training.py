@@ -45,11 +45,11 @@ def teacher_role(dataset: str, epochs: int) -> Role:
     return Role("teacher", TEACHER, dataset, TrainConfig(epochs))
 
 
-def student_roles(dataset: str, epochs: int, seed: int = 0, suffix: str = "") -> tuple[Role, Role]:
+def student_roles(dataset: str, epochs: int, seed: int = 0, suffix: str = "", distill: DistillConfig | None = None) -> tuple[Role, Role]:
     """(alone, distilled): the same epochs, initial weights and batches."""
     train = TrainConfig(epochs, seed=seed)
     alone = Role(f"student_alone{suffix}", STUDENT, dataset, train, init_seed=seed)
-    distilled = Role(f"student_distilled{suffix}", STUDENT, dataset, train, init_seed=seed, teacher="teacher", distill=DistillConfig())
+    distilled = Role(f"student_distilled{suffix}", STUDENT, dataset, train, init_seed=seed, teacher="teacher", distill=distill or DistillConfig())
     return alone, distilled
 
 

@@ -12,6 +12,7 @@ import pytest
 from edge.datasets import mnist
 from edge.files import sha256_of
 from edge.vocabulary import Status
+from edge.workflows.demo import YOUNG_TEACHER
 from edge.workflows.training import student_roles, train_students
 from tests.conftest import Demo, run_edge
 
@@ -40,7 +41,7 @@ def test_an_interrupted_training_takes_up_what_is_done(demo: Demo, tmp_path: Pat
     epochs = json.loads((models / "plan.json").read_text())["students"]
     (models / "student_alone.safetensors").write_bytes(b"cut off in the middle")
     distilled = (models / "student_distilled.safetensors").stat().st_mtime_ns
-    records = train_students(list(student_roles("digits", epochs)), models, lambda *_: None)
+    records = train_students(list(student_roles("digits", epochs, distill=YOUNG_TEACHER)), models, lambda *_: None)
     assert (models / "student_distilled.safetensors").stat().st_mtime_ns == distilled
     assert sha256_of(models / "student_alone.safetensors") == records["student_alone"]["sha256"]
 
