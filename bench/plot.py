@@ -19,6 +19,10 @@ COLOURS = {Format.ONNX: "#0072B2", Format.PADDLE_INFERENCE: "#D55E00", Format.PA
 MARKERS = {"fp32": "o", "fp16": "s", "bf16": "^", "int8": "D"}
 #: Marker area in points^2 for the largest and the smallest file.
 AREA_LARGE, AREA_SMALL = 420.0, 60.0
+#: Smallest height of the plot, in points of accuracy.
+MIN_SPAN = 1.0
+#: Heights of the labels over or under their point, in typographic points.
+LABEL_OFFSETS = (14, -14, 44, -44)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ def trade_off_svg(cells: Sequence[Cell]) -> str | None:
         axes.set_ylabel("top-1 accuracy, % (up is better)")
         axes.grid(alpha=0.25, which="both")
         axes.margins(x=0.22, y=0.25)
+        _widen(axes)
         axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         axes.xaxis.set_minor_formatter(FormatStrFormatter("%g"))
         axes.tick_params(axis="x", which="minor", labelsize=8)
@@ -71,13 +76,24 @@ def _point(cell: Cell) -> _Point | None:
     return _Point(cell, float(latency), float(top1), float(size))
 
 
+def _widen(axes: Axes) -> None:
+    """At least one point of accuracy from bottom to top, so that noise does not look like a difference."""
+    low, high = axes.get_ylim()
+    if high - low < MIN_SPAN:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - MIN_SPAN / 2, middle + MIN_SPAN / 2)
+
+
 def _labels(axes: Axes, points: Sequence[_Point]) -> None:
-    """Name each point; neighbours in latency take turns above and below, so that names do not cover each other."""
+    """Name each point; neighbours in latency take turns at four heights, so that names do not cover each other."""
     for index, p in enumerate(sorted(points, key=lambda p: p.latency)):
-        above = index % 2 == 0
-        offset, side = (14, "bottom") if above else (-14, "top")
+        offset = LABEL_OFFSETS[index % len(LABEL_OFFSETS)]
         text = f"{p.cell.label}  {p.size / 1024:,.0f} KiB"
-        axes.annotate(text, (p.latency, p.top1), xytext=(0, offset), textcoords="offset points", ha="center", va=side, fontsize=8)
+        lead = {"arrowstyle": "-", "lw": 0.5, "color": "#999"} if abs(offset) > 20 else None
+        axes.annotate(
+            text, (p.latency, p.top1), xytext=(0, offset), textcoords="offset points", ha="center", va="bottom" if offset > 0 else "top",
+            fontsize=8, arrowprops=lead,
+        )  # fmt: skip
 
 
 def _legend(axes: Axes, cells: Sequence[Cell]) -> None:

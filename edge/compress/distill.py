@@ -10,6 +10,8 @@ Sources:
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,20 +50,56 @@ class TeacherOutputs:
     logits: NDArray[np.float32]
 
 
-def teacher_outputs(teacher: ConvNet, data: Split, progress: Progress | None = None, batch_size: int = 250) -> TeacherOutputs:
-    """Run the teacher over the training images, unshuffled: features [N, 128] and logits [N, classes]."""
-    import paddle
+def teacher_outputs(teacher: ConvNet, data: Split, progress: Progress | None = None, threads: int = 1, batch_size: int = 250) -> TeacherOutputs:
+    """Run the teacher over the training images, unshuffled: features [N, 128] and logits [N, classes].
 
-    teacher.eval()
+    Through Paddle Inference and oneDNN: several times faster on CPU than the training mode.
+    """
+    infer = _predictor(teacher, threads)
     features, logits = [], []
-    with paddle.no_grad():
-        for start in range(0, len(data), batch_size):
-            hidden = teacher.features(paddle.to_tensor(data.images[start : start + batch_size]))
-            features.append(hidden.numpy())
-            logits.append(teacher.classify(hidden).numpy())
-            if progress:
-                progress(min(start + batch_size, len(data)), len(data), 0.0)
+    for start in range(0, len(data), batch_size):
+        hidden, scores = infer(data.images[start : start + batch_size])
+        features.append(hidden)
+        logits.append(scores)
+        if progress:
+            progress(min(start + batch_size, len(data)), len(data), 0.0)
     return TeacherOutputs(np.concatenate(features), np.concatenate(logits))
+
+
+def _predictor(teacher: ConvNet, threads: int) -> Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]:
+    """A function images -> [features, logits]."""
+    import paddle
+    from paddle.inference import Config, create_predictor
+
+    class Both(paddle.nn.Layer):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher = teacher
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            hidden = self.teacher.features(images)
+            return hidden, self.teacher.classify(hidden)
+
+    both = Both()
+    both.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        spec = paddle.static.InputSpec([None, 1, 28, 28], "float32", "image")
+        paddle.jit.save(paddle.jit.to_static(both, input_spec=[spec], full_graph=True), f"{folder}/teacher")
+        config = Config(f"{folder}/teacher.json", f"{folder}/teacher.pdiparams")
+        config.disable_gpu()
+        config.disable_glog_info()
+        config.enable_mkldnn()
+        config.set_cpu_math_library_num_threads(threads)
+        predictor = create_predictor(config)
+    feed = predictor.get_input_handle("image")
+    results = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
+
+    def infer(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        feed.copy_from_cpu(np.ascontiguousarray(images))
+        predictor.run()
+        return [result.copy_to_cpu() for result in results]
+
+    return infer
 
 
 def distillation_loss(

@@ -89,7 +89,7 @@ def run_role(role: dict[str, Any], folder: str, progress: Reporter) -> dict[str,
     return record
 
 
-def compute_teacher_outputs(teacher: dict[str, Any], folder: str, progress: Reporter) -> str:
+def compute_teacher_outputs(teacher: dict[str, Any], folder: str, threads: int, progress: Reporter) -> str:
     """Run the trained teacher over the training set once; later students read the arrays from disk."""
     order, home = _role_from(teacher), Path(folder)
     target = home / f"{order.name}.outputs"
@@ -100,7 +100,7 @@ def compute_teacher_outputs(teacher: dict[str, Any], folder: str, progress: Repo
         model = new_model(order.model, order.init_seed)
         load_weights(model, weights)
         data = load_dataset(order.dataset)
-        outputs = teacher_outputs(model, data.train, _every(4, progress, "teacher outputs"))
+        outputs = teacher_outputs(model, data.train, _every(4, progress, "teacher outputs"), threads)
         with new_folder(target) as scratch:
             np.save(scratch / "features.npy", outputs.features)
             np.save(scratch / "logits.npy", outputs.logits)
