@@ -112,7 +112,7 @@ def _accuracy(artifact: Artifact, target: Target, scratch: Path) -> dict[str, An
     agreement = agreement_of(outputs, source_top1)
     accuracy = agreement_of(outputs, test.labels)
     source_accuracy = 100.0 * float(np.mean(source_top1 == test.labels))
-    if reason := verdict(manifest.precision, sample.max_rel, agreement, source_accuracy - accuracy):
+    if reason := verdict(manifest.precision, sample.max_rel, agreement, source_accuracy - accuracy, len(test)):
         raise CheckFailed(f"wrong results: {reason}")
     return {
         "accuracy": Top1(top1=Measurement(value=accuracy, unit="%")),

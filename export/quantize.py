@@ -51,7 +51,7 @@ def quantize_program(program: str, samples: str, scope: str, out: str, progress:
         params_filename="model.pdiparams",
         data_loader=lambda: ({name: batch} for batch in batches(inputs)),
         batch_nums=len(inputs) // BATCH,
-        algo="avg",
+        algo="abs_max",
         onnx_format=True,
         is_full_quantize=False,
         quantizable_op_type=SCOPES[scope],

@@ -58,5 +58,13 @@ def test_int8_may_lose_three_tenths_of_a_point_and_no_more() -> None:
         assert compare(Precision.INT8, SOURCE, outputs, LABELS).passed is passes
 
 
+def test_two_samples_of_a_few_are_forgiven_and_three_are_not() -> None:
+    few, labels = SOURCE[:300], LABELS[:300]
+    for wrong, passes in ((2, True), (3, False)):
+        outputs = few.copy()
+        outputs[:wrong] = np.roll(outputs[:wrong], 1, axis=1)
+        assert compare(Precision.INT8, few, outputs, labels).passed is passes
+
+
 def test_another_shape_fails() -> None:
     assert not compare(Precision.INT8, SOURCE, SOURCE[:, :9]).passed
