@@ -3,7 +3,7 @@
 Weights use 7 of their 8 bits. On x86 processors without VNNI the product of an unsigned and a signed byte is summed in pairs
 in 16 bits and saturates: with full-range weights a small convolution net lost 2.5 % of its agreement on AVX2, with half the
 range 0.3 % (onnxruntime documentation, "Quantize ONNX models", When to use reduce-range). An artifact must not depend on
-which x86 it meets; on other processors the lost bit costs little.
+which x86 it meets. (One net, 360 images; what the lost bit costs on processors with VNNI or on ARM was not measured.)
 
 Functions here run in a child (`edge.jobs`), the Paddle ones with ``FLAGS_enable_pir_api=0``.
 """
