@@ -7,6 +7,8 @@ setup:
 
 data: setup
 	@python3 scripts/fetch_mnist.py
+	@python3 scripts/fetch_fashion.py
+	@python3 scripts/fetch_ppocr.py
 
 demo: data
 	.venv/bin/edge demo --out out/demo

@@ -62,6 +62,7 @@ def run_worker(
 
     Args:
         inputs: one .npy file an input, first axis samples.
+        outputs: folder for the arrays of the task ``outputs``.
         keep: where the worker's raw result file stays.
 
     Raises:
@@ -78,6 +79,7 @@ def run_worker(
         "model": str(_absolute(artifact.path("model"))),
         "params": str(params.absolute()) if params else None,
         "inputs": [str(path.absolute()) for path in inputs],
+        "input_names": [tensor.name for tensor in manifest.inputs],
         "outputs": str(outputs.absolute()) if outputs else None,
         "batch": batch,
         "threads": threads,
@@ -102,19 +104,22 @@ def run_worker(
     return result
 
 
-def read_outputs(path: Path, samples: int) -> np.ndarray:
-    """The outputs a worker wrote, float32 [samples, classes].
+def read_outputs(folder: Path, count: int, samples: int) -> list[np.ndarray]:
+    """The outputs a worker wrote, each [samples, ...], half precision as float32.
 
     Raises:
-        CheckFailed: missing, or not that shape.
+        CheckFailed: one is missing, or holds another number of samples.
     """
-    try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CheckFailed(f"the worker's outputs cannot be read: {error}") from error
-    if array.ndim != 2 or len(array) != samples:
-        raise CheckFailed(f"the worker wrote outputs of shape {array.shape} for {samples} samples")
-    return array
+    arrays = []
+    for index in range(count):
+        try:
+            array: np.ndarray = np.load(folder / f"output_{index}.npy", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise CheckFailed(f"output {index} of the worker cannot be read: {error}") from error
+        if array.ndim == 0 or len(array) != samples:
+            raise CheckFailed(f"output {index} of the worker has shape {array.shape} for {samples} samples")
+        arrays.append(array.astype(np.float32) if array.dtype == np.float16 else array)
+    return arrays
 
 
 def _read(path: Path, task: Task) -> WorkerResult:

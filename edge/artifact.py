@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from edge.errors import BadArtifact, BadInput
-from edge.files import inside, sha256_of, write_atomic
+from edge.files import inside, read_npz, sha256_of, write_atomic
 from edge.vocabulary import Arch, Format, Frozen, Precision
 
 SCHEMA_VERSION = 1
@@ -58,30 +57,65 @@ class Parity(Frozen):
 
     Attributes:
         max_abs: largest absolute difference of an output.
-        max_rel: ``max_abs`` / largest absolute output of the Paddle model.
-        top1_agreement: share of samples with the same largest output, in %.
+        max_rel: ``max_abs`` / largest absolute output of the Paddle model; of several outputs the largest.
+        cosine: of the angle between an output and the Paddle model's, over all samples; of several outputs the smallest.
+        top1_agreement: share of samples with the same largest output, in %; null where the first output is not [N, classes].
         accuracy: top-1 of the artifact in %, null without labels.
+        real: the samples are real data; false for random input.
         passed: null when no runtime here can run it.
+        twin: name of the artifact that was compared in its place: the x86 file of one for ARM.
     """
 
     max_abs: float | None = None
     max_rel: float | None = None
+    cosine: float | None = None
     top1_agreement: float | None = None
     accuracy: float | None = None
     samples: int = 0
+    real: bool = True
     passed: bool | None = None
     reason: str | None = None
+    twin: str | None = None
+
+
+class Int8(Frozen):
+    """How an int8 artifact was quantized.
+
+    Attributes:
+        method: how the ranges were taken; from ``samples`` samples of ``data``.
+        ranges: weight -> (lowest, highest) value of the activation that its layer reads. The same for every format.
+        float_layers: weights of the layers that were kept in float to hold ``max_drop`` points.
+        tuning: what keeping them brought and cost: see `edge.workflows.accuracy.Tuning`.
+    """
+
+    method: str
+    data: str
+    samples: int
+    ranges: dict[str, tuple[float, float]]
+    full_range: bool = False
+    float_layers: tuple[str, ...] = ()
+    max_drop: float | None = None
+    tuning: dict[str, Any] | None = None
 
 
 class Origin(Frozen):
-    """Where an artifact comes from. ``source_accuracy`` is the Paddle model's top-1 on the test set, in %."""
+    """Where an artifact comes from.
+
+    Attributes:
+        source: MODEL as it was named. source_sha256: of the Paddle program that everything was made from, with its parameters.
+        dataset: name of the data that calibrated and judged it, as `edge.datasets.samples.export_data` takes it; None for random input.
+        source_accuracy: the Paddle model's top-1 on the judging samples, in %.
+        fingerprint: of all that decides what the files hold; an export with the same one keeps them.
+    """
 
     source: str
     weights_sha256: str | None = None
+    source_sha256: str | None = None
     dataset: str | None = None
     calibration: str | None = None
     source_accuracy: float | None = None
     recipe: dict[str, Any] | None = None
+    fingerprint: str | None = None
 
 
 class Manifest(Frozen):
@@ -98,6 +132,7 @@ class Manifest(Frozen):
     kernels: Kernels
     parity: Parity
     provenance: Origin
+    int8: Int8 | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +155,7 @@ class Artifact:
         return next((self.folder / entry.path for entry in self.manifest.files if entry.role == role), None)
 
     def vectors(self) -> dict[str, NDArray[Any]]:
-        """The arrays ``input_0..``, ``output_0..`` and ``source_top1``.
+        """The arrays ``input_0..`` and ``output_0..``, and ``source_top1`` of a classifier.
 
         Raises:
             BadArtifact: the file is missing, damaged, too large, or lacks an array.
@@ -129,16 +164,16 @@ class Artifact:
         if path is None:
             raise BadArtifact(f"{self.folder}: holds no sample vectors", hint="export it again with: edge export")
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                if sum(info.file_size for info in archive.zip.infolist()) > MAX_VECTORS:
-                    raise BadArtifact(f"{path}: unpacks to more than {MAX_VECTORS >> 20} MiB")
-                arrays = {name: archive[name] for name in archive.files}
-        except BadArtifact:
-            raise
-        except Exception as error:
-            raise BadArtifact(f"{path}: not a readable vectors file: {error}") from error
-        if not {"input_0", "output_0", "source_top1"} <= arrays.keys():
-            raise BadArtifact(f"{path}: lacks input_0, output_0 or source_top1")
+            arrays = read_npz(path, MAX_VECTORS, "vectors file")
+        except BadInput as error:
+            raise BadArtifact(error.message) from error
+        wanted = [
+            f"{kind}_{index}"
+            for kind, tensors in (("input", self.manifest.inputs), ("output", self.manifest.outputs))
+            for index in range(len(tensors))
+        ]
+        if missing := [name for name in wanted if name not in arrays]:
+            raise BadArtifact(f"{path}: lacks {', '.join(missing[:3])}")
         return arrays
 
 

@@ -7,10 +7,15 @@ import hashlib
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from edge.errors import BadInput
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -77,3 +82,35 @@ def inside(root: Path, relative: str) -> Path:
         if path.is_symlink():
             raise BadInput(f"{root}: {relative!r} goes through a symbolic link")
     return path
+
+
+def read_npz(path: Path, limit: int, what: str = "npz file") -> dict[str, NDArray[Any]]:
+    """The arrays of an untrusted npz file, by name. No pickle is read; nothing is unpacked before the zip directory's sizes are added up.
+
+    Args:
+        limit: what the file may unpack to, in bytes.
+        what: the file's kind, for the sentence.
+
+    Raises:
+        BadInput: missing, damaged, too large, or with an array of Python objects.
+    """
+    import numpy as np
+
+    try:
+        with path.open("rb") as file:
+            # np.load takes other kinds too, and reads those whole
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is not a zip archive")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                if sum(info.file_size for info in archive.zip.infolist()) > limit:
+                    raise BadInput(f"{path}: unpacks to more than {limit >> 20} MiB")
+                arrays = {name: archive[name] for name in archive.files}
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(f"{path}: not a readable {what}: {error}") from error
+    strays = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if strays:
+        raise BadInput(f"{path}: not a readable {what}: {strays[0]!r} in it is not an array")
+    return arrays

@@ -41,9 +41,10 @@ _STOPPING = threading.Event()
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The explicit environment of a child: a few inherited names, no user site, and what ``extra`` states."""
+    """The explicit environment of a child: a few inherited names, no user site, no module from the working directory (Python 3.11 and newer),
+    and what ``extra`` states."""
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return {**kept, "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", **(extra or {})}
+    return {**kept, "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1", **(extra or {})}
 
 
 def run_child(

@@ -39,5 +39,5 @@ def make(precision: Precision, arch: Arch, workspace: Workspace, folder: Path) -
 
 def _program(precision: Precision, arch: Arch, workspace: Workspace) -> Path:
     if precision is Precision.INT8:
-        return workspace.quantized("convolutions" if arch is Arch.X86 else "all") / "lite"
+        return workspace.quantized(f"lite-{arch.value}")
     return workspace.legacy()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,59 +19,104 @@ class Threshold:
 
     Attributes:
         max_rel: largest difference over the largest absolute output; None sets no bound (int8).
-        agreement: lowest share of equal classes, in %.
+        cosine: smallest cosine of the angle between the outputs.
+        agreement: lowest share of equal classes, in %; int8 on random input is not held to it.
         accuracy_drop: largest loss of top-1 against the source, in points.
     """
 
     max_rel: float | None
+    cosine: float
     agreement: float
     accuracy_drop: float
 
 
 THRESHOLDS = {
-    Precision.FP32: Threshold(1e-4, 100.0, 0.0),
-    Precision.FP16: Threshold(1e-2, 99.5, 0.3),
-    Precision.BF16: Threshold(5e-2, 99.0, 0.3),
-    Precision.INT8: Threshold(None, 98.0, 0.3),
+    Precision.FP32: Threshold(1e-4, 0.999999, 100.0, 0.0),
+    Precision.FP16: Threshold(1e-2, 0.9999, 99.5, 0.3),
+    Precision.BF16: Threshold(5e-2, 0.999, 99.0, 0.3),
+    Precision.INT8: Threshold(None, 0.95, 98.0, 0.3),
 }
 
 
-def compare(precision: Precision, source: NDArray[np.float32], outputs: NDArray[np.float32], labels: NDArray[np.int64] | None = None) -> Parity:
-    """Judge ``outputs`` [N, classes] against the source's outputs for the same inputs; labels [N] add the accuracy rule."""
-    if outputs.shape != source.shape:
-        return Parity(samples=len(source), passed=False, reason=f"outputs have shape {outputs.shape}, the source gives {source.shape}")
-    if not np.isfinite(outputs).all():
-        bad = int(np.count_nonzero(~np.isfinite(outputs).all(axis=1)))
-        return Parity(samples=len(source), passed=False, reason=f"{bad} of {len(source)} outputs hold NaN or infinity")
-    max_abs = float(np.abs(outputs - source).max())
-    max_rel = max_abs / max(float(np.abs(source).max()), 1e-30)
-    agreement = agreement_of(outputs, source.argmax(1))
-    accuracy = None if labels is None else agreement_of(outputs, labels)
-    drop = 0.0 if labels is None or accuracy is None else agreement_of(source, labels) - accuracy
-    reason = verdict(precision, max_rel, agreement, drop, len(source))
-    return Parity(
-        max_abs=max_abs, max_rel=max_rel, top1_agreement=agreement, accuracy=accuracy, samples=len(source), passed=reason is None, reason=reason
-    )
-
-
-def verdict(precision: Precision, max_rel: float | None, agreement: float, drop: float, samples: int) -> str | None:
-    """None when the figures are within the precision's thresholds, else what is not.
+def compare(
+    precision: Precision,
+    source: Sequence[NDArray[Any]],
+    outputs: Sequence[NDArray[Any]],
+    labels: NDArray[np.int64] | None = None,
+    *,
+    real: bool = True,
+    max_drop: float | None = None,
+) -> Parity:
+    """Judge ``outputs`` against the source's outputs for the same inputs, each [N, ...].
 
     Args:
-        drop: accuracy lost, in points. Few samples cannot show a small loss: two of them are always forgiven a precision that may
-            lose any (0.02 points of 10,000, 0.6 of 360).
+        labels: [N]; they add the accuracy rule where the first output is [N, classes].
+        real: False for random input, on which a reduced precision is not held to the share of equal classes.
+        max_drop: in place of the precision's own bound on the loss of accuracy, in points.
     """
+    count = len(source[0])
+    if problem := _malformed(source, outputs):
+        return Parity(samples=count, real=real, passed=False, reason=problem)
+    max_abs = max(largest_difference(a, b) for a, b in zip(source, outputs, strict=True))
+    max_rel = max(largest_difference(a, b) / max(float(np.abs(a.astype(np.float64)).max()), 1e-30) for a, b in zip(source, outputs, strict=True))
+    cosine = min(cosine_of(a, b) for a, b in zip(source, outputs, strict=True))
+    agreement = agreement_of(outputs[0], source[0].argmax(1)) if is_classifier(source[0]) else None
+    accuracy = agreement_of(outputs[0], labels) if labels is not None and agreement is not None else None
+    drop = 0.0 if labels is None or accuracy is None else agreement_of(source[0], labels) - accuracy
+    judged = agreement if real or precision is Precision.FP32 else None
+    reason = verdict(precision, max_rel, judged, drop, cosine=cosine, max_drop=max_drop)
+    return Parity(
+        max_abs=max_abs, max_rel=max_rel, cosine=cosine, top1_agreement=agreement, accuracy=accuracy,
+        samples=count, real=real, passed=reason is None, reason=reason,
+    )  # fmt: skip
+
+
+def verdict(
+    precision: Precision, max_rel: float | None, agreement: float | None, drop: float, *, cosine: float | None = None, max_drop: float | None = None
+) -> str | None:
+    """None when the figures are within the precision's thresholds, else what is not. ``drop``: accuracy lost, in points."""
     limit = THRESHOLDS[precision]
+    name = precision.value
     if limit.max_rel is not None and max_rel is not None and max_rel > limit.max_rel:
-        return f"outputs differ by {max_rel:.2g} x max|output|, {precision.value} is allowed {limit.max_rel:g}"
-    if agreement < limit.agreement:
-        return f"the class agrees on {agreement:.2f} % of the samples, {precision.value} must reach {limit.agreement:g} %"
-    allowed = max(limit.accuracy_drop, 200 / samples) if limit.accuracy_drop else 0.0
+        return f"outputs differ by {max_rel:.2g} x max|output|, {name} is allowed {limit.max_rel:g}"
+    if cosine is not None and cosine < limit.cosine:
+        return f"the cosine between the outputs is {cosine:.4f}, {name} must reach {limit.cosine:g}"
+    if agreement is not None and agreement < limit.agreement:
+        return f"the class agrees on {agreement:.2f} % of the samples, {name} must reach {limit.agreement:g} %"
+    allowed = limit.accuracy_drop if max_drop is None else max_drop
     if drop > allowed + 1e-9:
-        return f"accuracy falls by {drop:.2f} points, {precision.value} is allowed {allowed:.2g} of {samples} samples"
+        return f"accuracy falls by {drop:.2f} points, {name} is allowed {allowed:g}"
     return None
 
 
-def agreement_of(outputs: NDArray[np.float32], classes: NDArray[np.integer]) -> float:
+def is_classifier(output: NDArray[Any]) -> bool:
+    """[N, classes] of floats."""
+    return output.ndim == 2 and output.shape[1] > 1 and output.dtype.kind == "f"
+
+
+def agreement_of(outputs: NDArray[Any], classes: NDArray[np.integer]) -> float:
     """Share of rows whose largest output is the given class, in %."""
     return 100.0 * float(np.mean(outputs.argmax(1) == classes))
+
+
+def largest_difference(a: NDArray[Any], b: NDArray[Any]) -> float:
+    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) if a.size else 0.0
+
+
+def cosine_of(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Of the angle between two arrays seen as vectors; 1 where both are zero."""
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    norms = float(np.linalg.norm(x) * np.linalg.norm(y))
+    return float(x @ y) / norms if norms else float(np.array_equal(x, y))
+
+
+def _malformed(source: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> str | None:
+    if len(source) != len(outputs):
+        return f"there are {len(outputs)} outputs, the source gives {len(source)}"
+    for index, (wanted, found) in enumerate(zip(source, outputs, strict=True)):
+        if found.shape != wanted.shape:
+            return f"output {index} has shape {found.shape}, the source gives {wanted.shape}"
+        if found.dtype.kind == "f" and not np.isfinite(found).all():
+            bad = int(np.count_nonzero(~np.isfinite(found.reshape(len(found), -1)).all(axis=1)))
+            return f"output {index} holds NaN or infinity for {bad} of {len(found)} samples"
+    return None

@@ -1,88 +1,192 @@
-"""The steps that several cells share (traced programs, quantized programs, calibration samples), each done once, when first asked for."""
+"""The steps that several cells share (programs, ranges, quantized programs), each done once, when first asked for."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edge.jobs import run_job
+from edge.errors import Unavailable
+from edge.export.calibrate import Method
+from edge.jobs import JobProgress, run_job
+from edge.models.source import ModelSource
 
 LEGACY = {"FLAGS_enable_pir_api": "0"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+#: Seconds that one conversion may take.
+TIMEOUT = 1800
 
 
-@dataclass
+@dataclass(frozen=True)
+class Options:
+    """How to convert.
+
+    Attributes:
+        opset: of the ONNX files.
+        half_io: the fp16 ONNX file takes and gives float16 too.
+        method: how int8 ranges are taken from the calibration samples.
+        signed_activations: of the int8 ONNX file: S8 instead of U8.
+        full_range: all 8 bits of int8, see `edge.export.quantize`.
+    """
+
+    opset: int = 17
+    half_io: bool = False
+    method: Method = "minmax"
+    signed_activations: bool = False
+    full_range: bool = False
+
+
+class _Steps:
+    """Runs a step once, whichever thread comes first; the others wait for it and share its result or its failure."""
+
+    def __init__(self) -> None:
+        self.futures: dict[str, Future[Any]] = {}
+        self.lock = threading.Lock()
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        with self.lock:
+            future = self.futures.get(name)
+            mine = future is None
+            if future is None:
+                future = self.futures[name] = Future()
+        if mine:
+            try:
+                future.set_result(make())
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+
+@dataclass(frozen=True)
 class Workspace:
     """Scratch folder of one export.
 
     Attributes:
-        model: zoo name of the source. weights: its safetensors file.
-        samples: calibration inputs, .npy [N, ...], or None when there are none (int8 cells are then refused).
+        samples: calibration inputs, one .npy [N, ...] an input; empty when there are none (int8 cells are then refused).
+        float_layers: weights of the layers that stay float in int8 cells.
     """
 
     folder: Path
-    model: str
-    weights: Path
-    samples: Path | None
-    opset: int = 17
-    _steps: dict[str, Future[Any]] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    source: ModelSource
+    samples: tuple[Path, ...]
+    options: Options
+    float_layers: tuple[str, ...] = ()
+    progress: JobProgress = lambda done, total, note: None
+    _steps: _Steps = field(default_factory=_Steps)
+
+    def keeping(self, float_layers: tuple[str, ...]) -> Workspace:
+        """The same workspace for int8 cells with these layers in float."""
+        return replace(self, float_layers=float_layers)
 
     def pir(self) -> Path:
-        """Folder of the PIR program."""
-        return self._folder_of("pir", lambda out: self._program(out, {}))
+        """Folder of the PIR program.
+
+        Raises:
+            Unsupported: the source is a legacy program.
+        """
+        return self._folder("pir", lambda out: self._saved("save_pir", out, {}))
 
     def legacy(self) -> Path:
-        """Folder of the legacy program, which Paddle Lite and the static quantizer read."""
-        return self._folder_of("legacy", lambda out: self._program(out, LEGACY))
+        """Folder of the repaired legacy program, which Paddle Lite and Paddle's quantizer read.
+
+        Raises:
+            Unsupported: the source is a PIR program.
+        """
+        return self._folder("legacy", lambda out: self._saved("save_legacy", out, LEGACY))
+
+    def program(self) -> tuple[Path, Path]:
+        """(program, parameters) that everything else is made from: the legacy one, the source's own where it is a PIR program."""
+        if self.source.kind == "pir":
+            return self.pir() / "model.json", self.pir() / "model.pdiparams"
+        return self.legacy() / "model.pdmodel", self.legacy() / "model.pdiparams"
 
     def described(self) -> dict[str, Any]:
-        """Inputs and the number of compute operators, from the legacy program."""
-        self.legacy()
-        return dict(self._steps["legacy"].result())
-
-    def quantized(self, scope: str) -> Path:
-        """Folder with ``stored`` and ``lite``, see `edge.export.quantize.quantize_program`."""
-        program = self.legacy()
-        arguments = {"program": str(program), "samples": str(self.samples), "scope": scope}
-        return self._folder_of(f"ptq-{scope}", lambda out: self.job("edge.export.quantize:quantize_program", {**arguments, "out": str(out)}, LEGACY))
+        """inputs, outputs, layers and parameter_bytes, see `edge.export.source.save_legacy`."""
+        program, _ = self.program()
+        facts: dict[str, Any] = json.loads((program.parent / "facts.json").read_text())
+        return facts
 
     def onnx_fp32(self) -> Path:
-        """The fp32 ONNX file that the other ONNX precisions start from."""
-        program = self.pir()
+        """The fp32 ONNX file that the other ONNX precisions and the ranges start from."""
+        program, params = (str(path) for path in self.program())
 
         def convert(out: Path) -> Any:
-            return self.job("edge.export.onnx:convert", {"program": str(program), "out": str(out), "opset": self.opset})
+            return self.job("edge.export.onnx:convert", {"program": program, "params": params, "out": str(out), "opset": self.options.opset})
 
-        return self._folder_of("onnx", convert) / "model.onnx"
+        return self._folder("onnx", convert) / "model.onnx"
+
+    def ranges(self) -> Path:
+        """The ranges of all activations, `edge.export.calibrate.Ranges`.
+
+        Raises:
+            Unavailable: there are no calibration samples.
+        """
+        if not self.samples:
+            raise Unavailable("int8 needs calibration data", hint="name some: --calibration DATASET|FOLDER|FILE.npz (or: random)")
+        model = str(self.onnx_fp32())
+
+        def observe(out: Path) -> Any:
+            arguments = {"model": model, "inputs": self._named_samples(), "method": self.options.method}
+            return self.job("edge.export.calibrate:observe", {**arguments, "out": str(out / "ranges.json")})
+
+        return self._folder("ranges", observe) / "ranges.json"
+
+    def quantized(self, runtime: str) -> Path:
+        """Folder of the int8 legacy program for one runtime, see `edge.export.quantize.quantize_program`."""
+        program, ranges = self.legacy(), self.ranges()
+        arguments: dict[str, Any] = {"program": str(program), "ranges": str(ranges), "samples": self._named_samples(), "runtime": runtime}
+        arguments |= {"float_layers": list(self.float_layers), "full_range": self.options.full_range}
+
+        def quantize(out: Path) -> Any:
+            return self.job("edge.export.quantize:quantize_program", {**arguments, "out": str(out)}, LEGACY)
+
+        return self._folder(f"int8-{runtime}-{abs(hash(self.float_layers))}" if self.float_layers else f"int8-{runtime}", quantize)
+
+    def ranked_layers(self) -> list[str]:
+        """Quantizable layers by the error that each alone brings, see `edge.export.sensitivity.rank_layers`."""
+        model, ranges = str(self.onnx_fp32()), str(self.ranges())
+
+        def rank() -> Any:
+            arguments: dict[str, Any] = {
+                "model": model,
+                "ranges": ranges,
+                "inputs": [str(path) for path in self.samples],
+                "scratch": str(self.folder),
+            }
+            arguments |= {"signed": self.options.signed_activations, "full_range": self.options.full_range}
+            return self.job("edge.export.sensitivity:rank_layers", arguments)
+
+        return list(self.once("ranked", rank))
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """The result of a named step; the first to ask runs it."""
+        return self._steps.once(name, make)
 
     def job(self, target: str, arguments: dict[str, Any], flags: dict[str, str] | None = None) -> Any:
-        return run_job(target, arguments, flags={**ONE_THREAD, **(flags or {})}, timeout=600)
+        return run_job(target, arguments, flags={**ONE_THREAD, **(flags or {})}, timeout=TIMEOUT, on_progress=self.progress)
 
-    def _program(self, out: Path, flags: dict[str, str]) -> Any:
-        arguments = {"model": self.model, "weights": str(self.weights), "out": str(out)}
-        return self.job("edge.export.source:save_program", arguments, flags)
+    def _named_samples(self) -> dict[str, str]:
+        """Input -> file of its calibration samples. Converters may reorder the inputs; the names stay."""
+        names = [tensor["name"] for tensor in self.described()["inputs"]]
+        return {name: str(path) for name, path in zip(names, self.samples, strict=True)}
 
-    def _folder_of(self, name: str, make: Callable[[Path], Any]) -> Path:
-        """Run a step once, whichever cell comes first; the others wait for it and share its failure."""
-        with self._lock:
-            future = self._steps.get(name)
-            mine = future is None
-            if future is None:
-                future = self._steps[name] = Future()
+    def _saved(self, function: str, out: Path, flags: dict[str, str]) -> Any:
+        facts = self.job(f"edge.export.source:{function}", {"source": self.source.as_dict(), "out": str(out)}, flags)
+        (out / "facts.json").write_text(json.dumps(facts))
+
+    def _folder(self, name: str, make: Callable[[Path], Any]) -> Path:
         out = self.folder / name
-        if mine:
-            try:
-                out.mkdir(parents=True)
-                future.set_result(make(out))
-            except BaseException as error:
-                future.set_exception(error)
-        future.result()
+
+        def fill() -> None:
+            out.mkdir(parents=True)
+            make(out)
+
+        self._steps.once(name, fill)
         return out
 
 

@@ -79,19 +79,20 @@ def memory(spec: dict) -> dict:
 
 
 def outputs(spec: dict) -> dict:
-    """Run every sample and write the first output, [N, ...], to the spec's ``outputs`` (.npy)."""
+    """Run every sample and write each output, [N, ...], to ``output_I.npy`` in the spec's folder ``outputs``."""
     runtime = _runtime(spec)
     runtime.start(spec)
     infer = runtime.load(spec)
     arrays = _arrays(spec)
     count, batch, rows = len(arrays[0]), spec["batch"], []
-    for start in range(0, count - batch + 1, batch):
-        rows.append(_checked(infer([np.ascontiguousarray(a[start : start + batch]) for a in arrays]), batch)[0])
     if count % batch:
         raise BadOutput("%d samples do not divide into batches of %d" % (count, batch))
-    temporary = spec["outputs"] + ".part.npy"
-    np.save(temporary, np.concatenate(rows))
-    os.replace(temporary, spec["outputs"])
+    for start in range(0, count, batch):
+        rows.append(_checked(infer([np.ascontiguousarray(a[start : start + batch]) for a in arrays]), batch))
+    for index in range(len(rows[0])):
+        path = os.path.join(spec["outputs"], "output_%d.npy" % index)
+        np.save(path + ".part.npy", np.concatenate([row[index] for row in rows]))
+        os.replace(path + ".part.npy", path)
     return {"samples": count}
 
 
@@ -133,8 +134,8 @@ def _feeds(spec: dict) -> list:
 
 def _checked(results: list, batch: int) -> list:
     for array in results:
-        if len(array) != batch:
-            raise BadOutput("%d rows went in, %d came out" % (batch, len(array)))
+        if array.ndim == 0 or len(array) != batch:
+            raise BadOutput("%d rows went in, an output of shape %s came out" % (batch, list(array.shape)))
         if not np.isfinite(array).all():
             raise BadOutput("the output holds NaN or infinity")
     return results

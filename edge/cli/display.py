@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from edge.bench.present import Column
     from edge.bench.results import Cell
+    from edge.workflows.export import ExportedCell
 
 #: Seconds between progress lines of one task where there is no terminal.
 QUIET_SECONDS = 20.0
@@ -69,6 +70,32 @@ def print_cells(cells: Sequence[Cell], columns: Sequence[Column]) -> None:
     needed = console.measure(table, options=console.options.update(width=1000)).maximum
     console.width = max(console.width, needed)
     console.print(table)
+
+
+def print_exported(cells: Sequence[ExportedCell]) -> None:
+    """Artifacts with their size, how they compare with the Paddle model, and the kernels that ran in their precision."""
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    for index, head in enumerate(("artifact", "status", "size KiB", "of fp32", "max error", "cosine", "agree %", "top-1 %", "samples", "kernels")):
+        table.add_column(head, justify="left" if index < 2 else "right", no_wrap=True)
+    for cell in cells:
+        tail = "" if cell.target_arch.value == "any" else f" {cell.target_arch.value}"
+        status = f"[{STYLES[cell.status.value]}]{cell.status.value}[/]"
+        table.add_row(f"{cell.format.value} {cell.precision.value}{tail}", status, *_exported_figures(cell))
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
+    console.print(table)
+
+
+def _exported_figures(cell: ExportedCell) -> list[str]:
+    """Size, size over the fp32 parameters, error over the largest output, cosine, shares, samples (~: random input), kernels (* : of the twin)."""
+    p, k = cell.parity, cell.kernels
+    assert p is not None and k is not None and cell.size is not None  # noqa: S101 - an artifact has them
+    twin = "*" if p.twin else ""
+    figures = [(p.max_rel, ".1e"), (p.cosine, ".5f"), (p.top1_agreement, ".2f"), (p.accuracy, ".2f")]
+    texts = ["–" if value is None else f"{value:{form}}{twin}" for value, form in figures]
+    samples = "–" if not p.samples else f"{'' if p.real else '~'}{p.samples:,}"
+    kernels = "–" if k.reduced is None else f"{k.reduced}/{k.total}"
+    return [f"{cell.size / 1024:,.0f}", "–" if cell.ratio is None else f"{cell.ratio:.2f}", *texts, samples, kernels]
 
 
 def print_remarks(remarks: Sequence[tuple[str, str, str]]) -> None:

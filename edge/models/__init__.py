@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,13 +20,13 @@ class ModelEntry:
     Attributes:
         build: makes the untrained ``nn.Layer``.
         inputs: input name -> (shape, dtype); None is the dynamic batch dimension.
-        classes: width of the logits.
+        classes: width of the logits; None where the outputs are no logits.
         about: one line for ``edge export --help``.
     """
 
     build: Callable[[], nn.Layer]
     inputs: dict[str, tuple[tuple[int | None, ...], str]]
-    classes: int
+    classes: int | None
     about: str
 
 
@@ -38,11 +39,37 @@ def _convnet(channels: int) -> Callable[[], nn.Layer]:
     return build
 
 
-_IMAGE_28: dict[str, tuple[tuple[int | None, ...], str]] = {"image": ((None, 1, 28, 28), "float32")}
+def _from(module: str, name: str) -> Callable[[], nn.Layer]:
+    """The class ``name`` of ``edge.models.module``, imported when the layer is built: it needs Paddle."""
+
+    def build() -> nn.Layer:
+        layer: nn.Layer = getattr(importlib.import_module(f"edge.models.{module}"), name)()
+        return layer
+
+    return build
+
+
+_Inputs = dict[str, tuple[tuple[int | None, ...], str]]
+_IMAGE_28: _Inputs = {"image": ((None, 1, 28, 28), "float32")}
+_IDS_16: _Inputs = {"ids": ((None, 16), "int64")}
 
 ZOO: dict[str, ModelEntry] = {
     "mnist_teacher": ModelEntry(_convnet(32), _IMAGE_28, 10, "conv 32-64, fc 3136-128-10, on 28x28 grey images"),
     "mnist_student": ModelEntry(_convnet(16), _IMAGE_28, 10, "conv 16-32, fc 1568-128-10, on 28x28 grey images"),
+    "lenet5": ModelEntry(_from("lenet", "LeNet5"), _IMAGE_28, 10, "conv 6-16, fc 400-120-84-10, on 28x28 grey images"),
+    "fashion_net": ModelEntry(
+        _from("fashion", "FashionNet"), _IMAGE_28, 10, "separable convolutions, batch norms, one residual, on 28x28 grey images"
+    ),
+    "lstm_classifier": ModelEntry(_from("sequences", "LstmClassifier"), _IDS_16, 4, "embedding, LSTM 32, linear, on 16 token ids below 128"),
+    "transformer_encoder": ModelEntry(
+        _from("sequences", "TransformerClassifier"), _IDS_16, 4, "two encoder layers of width 32, mean, linear, on 16 token ids below 128"
+    ),
+    "two_tower": ModelEntry(
+        _from("sequences", "TwoTower"),
+        {"image": ((None, 3, 32, 32), "float32"), **_IDS_16},
+        None,
+        "embeddings of a 32x32 colour image and of 16 token ids, and their cosine",
+    ),
 }
 
 

@@ -2,42 +2,67 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edge.artifact import VECTORS, Artifact, Kernels, Manifest, Origin, Parity, TensorInfo, artifact_name, file_entry, load_artifact, write_manifest
-from edge.bench.launch import read_outputs, run_worker
+from edge.artifact import (
+    VECTORS,
+    Artifact,
+    Int8,
+    Kernels,
+    Manifest,
+    Origin,
+    Parity,
+    TensorInfo,
+    artifact_name,
+    file_entry,
+    load_artifact,
+    write_manifest,
+)
 from edge.bench.runnable import why_not_runnable
-from edge.datasets import Dataset, load_dataset
-from edge.devices.local import LocalTarget
+from edge.datasets.preprocessing import Preprocessing
+from edge.datasets.samples import ExportData, Samples, export_data
 from edge.environments import lite_python
-from edge.errors import BadInput, CheckFailed, EdgeError, Unavailable, UnsupportedPrecision
-from edge.export.parity import agreement_of, compare
+from edge.errors import BadArtifact, BadInput, CheckFailed, EdgeError, Unavailable, Unsupported
+from edge.export.calibrate import ranges_of_layers, read_ranges
+from edge.export.parity import agreement_of, is_classifier
+from edge.export.room import check_room
 from edge.export.support import Cell, select
-from edge.export.workspace import Workspace
+from edge.export.workspace import Options, Workspace, versions
 from edge.files import new_folder, sha256_of, write_atomic
-from edge.jobs import run_job, side_by_side
-from edge.models import model_entry
+from edge.jobs import JobProgress, run_job, side_by_side
+from edge.models.source import ModelSource
 from edge.vocabulary import Arch, Format, Frozen, Precision, Status
+from edge.workflows.accuracy import Tuning, TuningSet, fewest_float_layers
+from edge.workflows.prove import kernels_of, parity_of
 from edge.workflows.training import cores
 
-#: Samples of the training split that calibrate int8.
+#: Samples that calibrate int8.
 CALIBRATION_SAMPLES = 512
-#: Test samples whose inputs and outputs travel inside the artifact.
-VECTOR_SAMPLES = 16
+#: Judging samples whose inputs and outputs travel inside the artifact, and the bytes that they may take before compression.
+VECTOR_SAMPLES, VECTOR_BYTES = 16, 16 << 20
 INDEX = "export.json"
 
 
 class ExportedCell(Frozen):
-    """What became of one cell; ``artifact`` is its folder's name when it was made."""
+    """What became of one cell.
+
+    Attributes:
+        artifact: its folder's name when it was made.
+        size, ratio: bytes of its files, and over those of the fp32 parameters.
+        note: what a reader should know of a cell that was made.
+        kept: it was there already, made from the same things in the same way.
+    """
 
     model: str
     format: Format
@@ -46,6 +71,12 @@ class ExportedCell(Frozen):
     status: Status
     reason: str | None = None
     artifact: str | None = None
+    size: int | None = None
+    ratio: float | None = None
+    parity: Parity | None = None
+    kernels: Kernels | None = None
+    note: str | None = None
+    kept: bool = False
 
 
 class ExportIndex(Frozen):
@@ -60,18 +91,25 @@ class ExportRequest:
     """One model to export.
 
     Attributes:
-        name: of the model in the artifacts, e.g. ``mnist_student_distilled``; ``model`` is the zoo name.
+        source: see `edge.models.source.resolve_model`.
+        name: of the model in the artifacts, e.g. ``mnist_student_distilled``.
+        data: what calibrates and judges, see `edge.datasets.samples.export_data`; None: random input judges, and int8 is refused.
         formats, precisions: None is all; a set is "asked for by name".
+        max_drop: bound on what int8 may lose, in points; layers stay in float to hold it.
+        allow_mismatch: keep an artifact that failed its gate, marked.
         recipe: the training record, kept in the manifest.
     """
 
-    model: str
-    weights: Path
+    source: ModelSource
     name: str
-    dataset: str
+    data: str | None = None
+    preprocessing: Preprocessing | None = None
     formats: frozenset[Format] | None = None
     precisions: frozenset[Precision] | None = None
-    opset: int = 17
+    options: Options = field(default_factory=Options)
+    max_drop: float | None = None
+    allow_mismatch: bool = False
+    judge_samples: int | None = None
     recipe: dict[str, Any] | None = None
 
 
@@ -79,21 +117,25 @@ class ExportRequest:
 CellDone = Callable[[ExportedCell], None]
 
 
-def export_model(request: ExportRequest, out: Path, done: CellDone = lambda _: None) -> list[ExportedCell]:
+def export_model(
+    request: ExportRequest, out: Path, done: CellDone = lambda _: None, progress: JobProgress = lambda done, total, note: None
+) -> list[ExportedCell]:
     """Export one model to every cell asked for, two conversions at a time.
 
-    A cell that fails leaves no folder, and an older one as it was; the others go on. The index ``export.json`` in ``out`` lists them all.
+    A cell that fails leaves no folder, and an older one as it was; the others go on. One that is there already, made from the same things in
+    the same way, is kept: an interrupted export goes on with what is missing. The index ``export.json`` in ``out`` lists them all.
 
     Returns:
         The cells in the order of the support table.
+
+    Raises:
+        BadInput: the model or the data cannot be used.
+        Unavailable: not enough disk or memory.
     """
-    if not request.weights.is_file():
-        raise BadInput(f"{request.weights}: no such weights file", hint="train one with: edge demo")
-    model_entry(request.model)
     out.mkdir(parents=True, exist_ok=True)
     cells = select(set(request.formats) if request.formats else None, set(request.precisions) if request.precisions else None)
     with tempfile.TemporaryDirectory(dir=out, prefix=".work.") as scratch:
-        source = _Source.prepare(request, Path(scratch))
+        source = _Source.prepare(request, cells, Path(scratch), out, progress)
         with side_by_side(min(2, cores())) as pool:
             futures = {pool.submit(_export_cell, cell, source, out): index for index, cell in enumerate(cells)}
             finished: dict[int, ExportedCell] = {}
@@ -129,46 +171,104 @@ def cell_key(cell: ExportedCell) -> str:
 
 @dataclass(frozen=True)
 class _Source:
-    """The Paddle model with what every cell needs: its outputs on the test set, and the shared conversion steps."""
+    """The Paddle model with what every cell needs: data, its outputs on the judging samples, and the shared conversion steps."""
 
     request: ExportRequest
-    data: Dataset
+    data: ExportData
     workspace: Workspace
-    test_inputs: Path
-    outputs: np.ndarray
+    judge: tuple[Path, ...]
+    digest: str
 
     @staticmethod
-    def prepare(request: ExportRequest, scratch: Path) -> _Source:
-        data = load_dataset(request.dataset)
-        test, samples, logits = (scratch / name for name in ("test.npy", "calibration.npy", "source.npy"))
-        np.save(test, data.test.images)
-        np.save(samples, data.train.images[:CALIBRATION_SAMPLES])
-        arguments = {"model": request.model, "weights": str(request.weights), "images": str(test), "out": str(logits)}
-        run_job("edge.export.source:source_outputs", arguments, flags={"OMP_NUM_THREADS": str(cores())})
-        workspace = Workspace(scratch / "steps", request.model, request.weights, samples, request.opset)
-        return _Source(request, data, workspace, test, np.load(logits, allow_pickle=False))
+    def prepare(request: ExportRequest, cells: list[Cell], scratch: Path, out: Path, progress: JobProgress) -> _Source:
+        workspace = Workspace(scratch / "steps", request.source, (), request.options, progress=progress)
+        described = workspace.described()
+        check_room(out, described["parameter_bytes"], cells)
+        inputs = [TensorInfo(**tensor) for tensor in described["inputs"]]
+        data = export_data(
+            request.data or "random",
+            inputs,
+            preprocessing=request.preprocessing,
+            calibration_count=CALIBRATION_SAMPLES,
+            judge_count=request.judge_samples,
+        )
+        judge = _saved(scratch / "judge", data.judge)
+        samples = _saved(scratch / "calibration", data.calibration) if request.data else ()
+        digest = _digest([*workspace.program(), *judge])
+        return _Source(request, data, replace(workspace, samples=samples), judge, digest)
+
+    def outputs(self) -> list[NDArray[Any]]:
+        """The Paddle model's outputs on the judging samples, computed when first asked for."""
+        made: list[NDArray[Any]] = self.workspace.once("judge outputs", lambda: self._run(self.judge, "judge_outputs"))
+        return made
+
+    def tuning(self) -> TuningSet:
+        """The calibration samples and the Paddle model's outputs on them."""
+        samples = self.workspace.samples
+
+        def make() -> TuningSet:
+            return TuningSet(samples, self._run(samples, "calibration_outputs"), self.data.calibration.labels)
+
+        tuning: TuningSet = self.workspace.once("tuning", make)
+        return tuning
 
     @property
-    def accuracy(self) -> float:
-        return agreement_of(self.outputs, self.data.test.labels)
+    def accuracy(self) -> float | None:
+        """The Paddle model's top-1 on the judging samples in %, None without labels."""
+        labels, first = self.data.judge.labels, self.outputs()[0]
+        return agreement_of(first, labels) if labels is not None and is_classifier(first) else None
 
-    def vectors(self) -> dict[str, np.ndarray]:
-        return {
-            "input_0": self.data.test.images[:VECTOR_SAMPLES],
-            "output_0": self.outputs[:VECTOR_SAMPLES],
-            "source_top1": self.outputs.argmax(1).astype(np.int32),
-        }
+    def vectors(self) -> dict[str, NDArray[Any]]:
+        outputs, inputs = self.outputs(), self.data.judge.inputs
+        each = sum(array[:1].nbytes for array in (*inputs, *outputs))
+        count = max(1, min(VECTOR_SAMPLES, VECTOR_BYTES // max(each, 1)))
+        arrays = {f"input_{index}": array[:count] for index, array in enumerate(inputs)}
+        arrays |= {f"output_{index}": array[:count] for index, array in enumerate(outputs)}
+        return {**arrays, "source_top1": outputs[0].argmax(1).astype(np.int32)} if is_classifier(outputs[0]) else arrays
 
-    def origin(self, precision: Precision) -> Origin:
-        calibration = f"{CALIBRATION_SAMPLES} training images of {self.data.name}" if precision is Precision.INT8 else None
+    def fingerprint(self, cell: Cell) -> str:
+        """Of all that decides what the cell's files hold."""
+        request = self.request
+        settings: dict[str, Any] = {
+            "source": self.digest, "cell": [cell.format.value, cell.precision.value, cell.target_arch.value], "data": self.data.name,
+            "opset": request.options.opset, "half_io": request.options.half_io, "recipe": request.recipe,
+            "tools": versions("paddlepaddle", "paddle2onnx", "onnx", "onnxruntime", "paddle-edge"),
+        }  # fmt: skip
+        if cell.precision is Precision.INT8:
+            settings |= {"options": asdict(request.options), "max_drop": request.max_drop, "calibration": _digest(self.workspace.samples)}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def origin(self, cell: Cell) -> Origin:
+        source = self.request.source
         return Origin(
-            source=self.request.model,
-            weights_sha256=sha256_of(self.request.weights),
-            dataset=self.data.name,
-            calibration=calibration,
+            source=source.name,
+            weights_sha256=sha256_of(Path(source.weights)) if source.weights else None,
+            source_sha256=self.digest,
+            dataset=self.data.name if self.data.real else None,
+            calibration=self.data.description if cell.precision is Precision.INT8 else None,
             source_accuracy=self.accuracy,
             recipe=self.request.recipe,
+            fingerprint=self.fingerprint(cell),
         )
+
+    def _run(self, inputs: tuple[Path, ...], name: str) -> list[NDArray[Any]]:
+        folder = self.workspace.folder / name
+        folder.mkdir(parents=True)
+        arguments = {"source": self.request.source.as_dict(), "inputs": [str(path) for path in inputs], "out": str(folder)}
+        flags = {"OMP_NUM_THREADS": str(cores())}
+        shapes = run_job("edge.export.source:source_outputs", arguments, flags=flags, on_progress=self.workspace.progress)
+        return [np.load(folder / f"output_{index}.npy", allow_pickle=False) for index in range(len(shapes))]
+
+
+def _saved(folder: Path, samples: Samples) -> tuple[Path, ...]:
+    folder.mkdir()
+    for index, array in enumerate(samples.inputs):
+        np.save(folder / f"input_{index}.npy", array)
+    return tuple(folder / f"input_{index}.npy" for index in range(len(samples.inputs)))
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    return hashlib.sha256("".join(sha256_of(path) for path in paths).encode()).hexdigest()
 
 
 def _export_cell(cell: Cell, source: _Source, out: Path) -> ExportedCell:
@@ -180,25 +280,80 @@ def _export_cell(cell: Cell, source: _Source, out: Path) -> ExportedCell:
     try:
         if cell.format is Format.PADDLE_LITE:
             lite_python()
-        with new_folder(out / name) as folder:
-            manifest = _prove(_make(cell, source, folder), cell, source)
-            write_manifest(folder, manifest)
-        artifact = load_artifact(out / name)
-        blocked = why_not_runnable(artifact)
-        return ExportedCell(**identity, status=Status.EXPORTED if blocked else Status.OK, reason=blocked, artifact=name)
+        kept = _still_good(out / name, source.fingerprint(cell))
+        if not kept:
+            with new_folder(out / name) as folder:
+                _make_and_prove(cell, source, folder)
+        return _finished(load_artifact(out / name), source, identity, kept)
     except Unavailable as error:
         return ExportedCell(**identity, status=Status.UNAVAILABLE, reason=str(error))
+    except Unsupported as error:
+        return ExportedCell(**identity, status=Status.UNSUPPORTED, reason=str(error))
     except EdgeError as error:
         return ExportedCell(**identity, status=Status.FAILED, reason=str(error))
 
 
-def _make(cell: Cell, source: _Source, folder: Path) -> Artifact:
+def _still_good(folder: Path, fingerprint: str) -> bool:
+    """An earlier, intact artifact was made from the same things in the same way."""
+    try:
+        return folder.is_dir() and load_artifact(folder).manifest.provenance.fingerprint == fingerprint
+    except BadArtifact:
+        return False
+
+
+def _finished(artifact: Artifact, source: _Source, identity: dict[str, Any], kept: bool) -> ExportedCell:
+    manifest, blocked = artifact.manifest, why_not_runnable(artifact)
+    reason = blocked or (f"failed its gate and was kept on demand: {manifest.parity.reason}" if manifest.parity.passed is False else None)
+    parameters = source.workspace.described()["parameter_bytes"]
+    return ExportedCell(
+        **identity,
+        status=Status.EXPORTED if blocked else Status.FAILED if reason else Status.OK,
+        reason=reason,
+        artifact=artifact.name,
+        size=artifact.size,
+        ratio=artifact.size / parameters if parameters else None,
+        parity=manifest.parity,
+        kernels=manifest.kernels,
+        note=_note(manifest.int8),
+        kept=kept,
+    )
+
+
+def _note(int8: Int8 | None) -> str | None:
+    if int8 is None or int8.tuning is None:
+        return None
+    plain, kept = int8.tuning["plain"], int8.tuning["kept"]
+    names = ", ".join(int8.float_layers) or "no layer"
+    loss = f"{int8.tuning['metric']} loss {plain['drop']:.2f} -> {kept['drop']:.2f} points on {int8.tuning['samples']} calibration samples"
+    cost = f"{plain['size'] / 1024:.0f} -> {kept['size'] / 1024:.0f} KiB, p50 {plain['p50']:.3g} -> {kept['p50']:.3g} ms"
+    return f"{names} kept in float: {loss}; {cost}"
+
+
+def _make_and_prove(cell: Cell, source: _Source, folder: Path) -> None:
+    """Fill ``folder``: the files, the vectors, the manifest with what the proof found.
+
+    Raises:
+        CheckFailed: it is not the model any more.
+        UnsupportedPrecision: none of its kernels runs in its precision.
+    """
+    float_layers, tuning = _tuned(cell, source) if cell.precision is Precision.INT8 and source.request.max_drop is not None else ((), None)
+    candidate = _make(cell, source, folder, float_layers, tuning)
+    parity = _parity(candidate, cell, source, float_layers)
+    if parity.passed is False and not source.request.allow_mismatch:
+        raise CheckFailed(f"{candidate.name}: {parity.reason}", hint="--allow-mismatch keeps it, marked; for int8 try --max-drop or another --method")
+    layers = len(source.workspace.described()["layers"])
+    kernels = kernels_of(candidate, source.judge, layers, cell.makes == "storage-only", cell.reason)
+    write_manifest(folder, candidate.manifest.model_copy(update={"parity": parity, "kernels": kernels}))
+
+
+def _make(cell: Cell, source: _Source, folder: Path, float_layers: tuple[str, ...] = (), tuning: Tuning | None = None) -> Artifact:
     """The candidate: files and a manifest that has not been proven yet."""
     exporter = importlib.import_module(f"edge.export.{cell.format.value.replace('-', '_')}")
-    made = exporter.make(cell.precision, cell.target_arch, source.workspace, folder)
+    workspace = source.workspace.keeping(float_layers)
+    made = exporter.make(cell.precision, cell.target_arch, workspace, folder)
     np.savez_compressed(folder / VECTORS, allow_pickle=False, **source.vectors())
     files = [file_entry(folder, name, role) for name, role in made.files.items()]
-    described = source.workspace.described()
+    described = workspace.described()
     manifest = Manifest(
         model=source.request.name,
         format=cell.format,
@@ -206,49 +361,75 @@ def _make(cell: Cell, source: _Source, folder: Path) -> Artifact:
         target_arch=cell.target_arch,
         program=made.program,
         inputs=tuple(TensorInfo(**tensor) for tensor in described["inputs"]),
-        outputs=(TensorInfo(name="logits", shape=(None, source.outputs.shape[1]), dtype="float32"),),
+        outputs=tuple(TensorInfo(**tensor) for tensor in described["outputs"]),
         files=(*files, file_entry(folder, VECTORS, "vectors")),
         tools=made.tools,
-        kernels=Kernels(reduced=None, total=described["compute_ops"], reason="not proven yet"),
+        kernels=Kernels(reduced=None, total=len(described["layers"]) or None, reason="not proven yet"),
         parity=Parity(reason="not proven yet"),
-        provenance=source.origin(cell.precision),
+        provenance=source.origin(cell),
+        int8=_int8(source, float_layers, tuning) if cell.precision is Precision.INT8 else None,
     )
     return write_manifest(folder, manifest)
 
 
-def _prove(candidate: Artifact, cell: Cell, source: _Source) -> Manifest:
-    """Run the candidate in its own runtime over the test set, and ask the runtime which kernels it used.
+def _int8(source: _Source, float_layers: tuple[str, ...], tuning: Tuning | None) -> Int8:
+    ranges, request = read_ranges(source.workspace.ranges()), source.request
+    return Int8(
+        method=ranges.method,
+        data=source.data.name,
+        samples=ranges.samples,
+        ranges=ranges_of_layers(ranges),
+        full_range=request.options.full_range,
+        float_layers=float_layers,
+        max_drop=request.max_drop,
+        tuning=None if tuning is None else tuning.as_dict(),
+    )
 
-    Raises:
-        CheckFailed: it is not the model any more.
-        UnsupportedPrecision: none of its kernels runs in its precision.
-    """
+
+def _parity(candidate: Artifact, cell: Cell, source: _Source, float_layers: tuple[str, ...]) -> Parity:
+    """Of the candidate itself; of a Paddle Lite file for ARM, of the x86 file made from the same program."""
+    request, data = source.request, source.data
+    max_drop = request.max_drop if cell.precision is Precision.INT8 else None
+
+    def measured(artifact: Artifact) -> Parity:
+        return parity_of(artifact, source.judge, source.outputs(), data.judge.labels, real=data.real, max_drop=max_drop)
+
     blocked = why_not_runnable(candidate)
-    parity = Parity(reason=blocked) if blocked else _parity(candidate, source)
-    if parity.passed is False:
-        raise CheckFailed(f"{candidate.name}: {parity.reason}")
-    kernels = _kernels(candidate, cell, source, blocked)
-    return candidate.manifest.model_copy(update={"parity": parity, "kernels": kernels})
+    if not blocked:
+        return measured(candidate)
+    twin = _twin(cell)
+    if twin is None:
+        return Parity(reason=blocked)
+    with tempfile.TemporaryDirectory(dir=source.workspace.folder) as scratch:
+        artifact = _make(twin, source, Path(scratch), float_layers)
+        found = measured(artifact)
+    passed, reason = (None, f"{blocked}; compared through {artifact.name}") if found.passed else (found.passed, found.reason)
+    return found.model_copy(update={"passed": passed, "twin": artifact.name, "reason": reason})
 
 
-def _parity(candidate: Artifact, source: _Source) -> Parity:
-    with tempfile.TemporaryDirectory(prefix="edge-parity.") as folder:
-        path = Path(folder, "outputs.npy")
-        run_worker("outputs", candidate, [source.test_inputs], LocalTarget(), outputs=path)
-        outputs = read_outputs(path, len(source.outputs))
-    return compare(candidate.manifest.precision, source.outputs, outputs, source.data.test.labels)
+def _twin(cell: Cell) -> Cell | None:
+    """The x86 cell of a Paddle Lite file for ARM. fp16 has none: the fp32 file shows that its program is right, not its arithmetic."""
+    if cell.format is not Format.PADDLE_LITE or cell.target_arch is not Arch.ARM:
+        return None
+    precision = Precision.FP32 if cell.precision is Precision.FP16 else cell.precision
+    return next(c for c in select({cell.format}, {precision}) if c.target_arch is Arch.X86)
 
 
-def _kernels(candidate: Artifact, cell: Cell, source: _Source, blocked: str | None) -> Kernels:
-    total = source.workspace.described()["compute_ops"]
-    precision = candidate.manifest.precision
-    if precision is Precision.FP32:
-        return Kernels(reduced=None, total=total, reason="fp32 is not a reduced precision")
-    if blocked and candidate.manifest.format is not Format.PADDLE_LITE:
-        return Kernels(reduced=None, total=total, reason=blocked)
-    result = run_worker("kernels", candidate, [source.test_inputs], LocalTarget())
-    counts: dict[str, int] = result.figures["kernels"]
-    reduced = counts.get(precision.value, 0)
-    if reduced == 0 and cell.makes != "storage-only":
-        raise UnsupportedPrecision(f"{candidate.name}: no compute node runs in {precision.value}: {json.dumps(counts)}")
-    return Kernels(reduced=reduced, total=total, reason=cell.reason if reduced < total else None)
+def _tuned(cell: Cell, source: _Source) -> tuple[tuple[str, ...], Tuning]:
+    """The layers that stay in float in this cell, found in its own runtime, or in that of its twin."""
+    assert source.request.max_drop is not None  # noqa: S101 - the caller has looked
+    judged = _twin(cell) or cell
+    ranked = source.workspace.ranked_layers()
+
+    def run() -> tuple[tuple[str, ...], Tuning]:
+        with tempfile.TemporaryDirectory(dir=source.workspace.folder) as scratch:
+
+            def make(layers: tuple[str, ...]) -> Artifact:
+                folder = Path(scratch, str(len(layers)))
+                folder.mkdir()
+                return _make(judged, source, folder, layers)
+
+            return fewest_float_layers(ranked, make, source.tuning(), source.request.max_drop or 0.0)
+
+    found: tuple[tuple[str, ...], Tuning] = source.workspace.once(f"tuned {judged.format.value} {judged.target_arch.value}", run)
+    return found

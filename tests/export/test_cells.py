@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -167,29 +166,3 @@ def test_a_converter_that_aborts_is_a_named_error(tmp_path: Path) -> None:
     with pytest.raises(ConversionFailed, match=r"opt died of .*last words"):
         paddle_lite.make(Precision.FP32, Arch.X86, workspace, folder)
     assert list(folder.iterdir()) == []
-
-
-REPAIR = """
-import os; os.environ["FLAGS_enable_pir_api"] = "0"
-import numpy as np, paddle
-from edge.compress.roles import new_model
-from edge.export.repair import fold_bias_reshape
-layer = new_model("mnist_student", 0); layer.eval()
-layer.conv1.bias.set_value(np.arange(16, dtype="float32")); layer.conv2.bias.set_value(np.arange(32, dtype="float32"))
-x = np.random.default_rng(0).normal(size=(4, 1, 28, 28)).astype("float32")
-expected = layer(paddle.to_tensor(x)).numpy()
-static = paddle.jit.to_static(layer, input_spec=[paddle.static.InputSpec([None, 1, 28, 28])], full_graph=True)
-program = static.forward.concrete_program.main_program
-assert fold_bias_reshape(program) == 2 and fold_bias_reshape(program) == 0
-assert "reshape2" not in [op.type for op in program.global_block().ops]
-paddle.jit.save(static, "repaired/model", clip_extra=False)
-loaded = paddle.jit.load("repaired/model")
-np.testing.assert_allclose(loaded(paddle.to_tensor(x)).numpy(), expected, rtol=1e-4, atol=1e-4)
-"""
-
-
-def test_folding_a_bias_keeps_the_function(tmp_path: Path) -> None:
-    import sys
-
-    ran = subprocess.run([sys.executable, "-c", REPAIR], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-2000:]

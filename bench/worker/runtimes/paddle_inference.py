@@ -34,7 +34,7 @@ def load(spec):
     if not spec["model"].endswith(".json"):
         config.enable_memory_optim()  # with a PIR program it raises: Not find ... memory_optimize_pass
     predictor = create_predictor(config)
-    inputs = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
+    inputs = [predictor.get_input_handle(name) for name in spec["input_names"]]
     outputs = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
 
     def infer(arrays):

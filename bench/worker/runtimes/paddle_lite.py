@@ -29,8 +29,8 @@ def load(spec):
     predictor = create_paddle_predictor(config)
 
     def infer(arrays):
-        for index, array in enumerate(arrays):
-            predictor.get_input(index).from_numpy(array)
+        for name, array in zip(spec["input_names"], arrays):
+            predictor.get_input_by_name(name).from_numpy(array)
         predictor.run()
         return [np.array(predictor.get_output(index).numpy()) for index in range(count)]
 

@@ -1,0 +1,111 @@
+"""Accuracy-aware int8: the layers that hurt most stay in float, found by measuring, until the loss is within a bound.
+
+The idea is NNCF's accuracy control (Intel, ``quantize_with_accuracy_control``). Layers are ranked by the error that each alone brings, on the
+ONNX graph; how many of them must stay in float is found for each runtime by running it. Both on calibration samples: the judging samples are
+used once, by the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.artifact import Artifact
+from edge.bench.launch import Timing, run_worker
+from edge.devices.local import LocalTarget
+from edge.errors import CheckFailed
+from edge.export.parity import agreement_of, is_classifier
+from edge.workflows.prove import outputs_of
+
+#: Enough for a median that is set beside another one of the same minute.
+QUICK = Timing(warmup_seconds=0.2, min_seconds=0.5, min_count=50)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two artifacts that are set side by side. drop: points lost on ``samples`` calibration samples. size in B, p50 in ms."""
+
+    float_layers: int
+    drop: float
+    size: int
+    p50: float
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Plain int8, and what was kept. ``metric``: ``accuracy`` with labels, ``agreement`` with the Paddle model without."""
+
+    metric: str
+    samples: int
+    trials: int
+    plain: Side
+    kept: Side
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TuningSet:
+    """Calibration samples with the source's outputs for them."""
+
+    inputs: tuple[Path, ...]
+    outputs: Sequence[NDArray[Any]]
+    labels: NDArray[np.int64] | None
+
+    @property
+    def metric(self) -> str:
+        return "agreement" if self.labels is None else "accuracy"
+
+    def drop(self, candidate: Artifact) -> float:
+        """Points that the candidate loses."""
+        found, source = outputs_of(candidate, self.inputs, len(self.outputs[0]))[0], self.outputs[0]
+        if self.labels is None:
+            return 100.0 - agreement_of(found, source.argmax(1))
+        return agreement_of(source, self.labels) - agreement_of(found, self.labels)
+
+
+#: Makes the cell's candidate with these layers in float.
+MakeCandidate = Callable[[tuple[str, ...]], Artifact]
+
+
+def fewest_float_layers(ranked: Sequence[str], make: MakeCandidate, tuning: TuningSet, max_drop: float) -> tuple[tuple[str, ...], Tuning]:
+    """The fewest of the ``ranked`` layers that must stay in float for the drop to be within ``max_drop`` points.
+
+    Counts are tried 0, 1, 2, 4, 8, ... and then halved between the last that fails and the first that holds. Every trial makes and runs the artifact.
+
+    Raises:
+        CheckFailed: the bound is not held even with all but one layer in float.
+    """
+    if not is_classifier(tuning.outputs[0]):
+        raise CheckFailed("--max-drop needs a model whose first output is [N, classes]")
+    tried: dict[int, tuple[float, Artifact]] = {}
+
+    def holds(count: int) -> bool:
+        candidate = make(tuple(ranked[:count]))
+        tried[count] = (tuning.drop(candidate), candidate)
+        return tried[count][0] <= max_drop + 1e-9
+
+    count, failed, most = 0, -1, len(ranked) - 1
+    while not holds(count):
+        if count >= most:
+            raise CheckFailed(
+                f"int8 loses {tried[count][0]:.2f} points even with {count} of {len(ranked)} layers in float; --max-drop is {max_drop:g}"
+            )
+        failed, count = count, min(max(1, 2 * count), most)
+    while count - failed > 1:
+        middle = (count + failed) // 2
+        count, failed = (middle, failed) if holds(middle) else (count, middle)
+    sides = {n: Side(n, tried[n][0], tried[n][1].size, _p50(tried[n][1], tuning.inputs)) for n in {0, count}}
+    return tuple(ranked[:count]), Tuning(tuning.metric, len(tuning.outputs[0]), len(tried), sides[0], sides[count])
+
+
+def _p50(candidate: Artifact, inputs: Sequence[Path]) -> float:
+    """Median latency in ms on this machine."""
+    figures = run_worker("latency", candidate, list(inputs), LocalTarget(), timing=QUICK).figures
+    return float(np.median(figures["samples_ns"])) / 1e6

@@ -1,0 +1,69 @@
+"""Prove a candidate: run it in its own runtime on the judging samples, and ask the runtime which kernels it used."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.artifact import Artifact, Kernels, Parity
+from edge.bench.launch import read_outputs, run_worker
+from edge.bench.runnable import why_not_runnable
+from edge.devices.local import LocalTarget
+from edge.errors import UnsupportedPrecision
+from edge.export.parity import compare
+from edge.vocabulary import Format, Precision
+
+#: Seconds that the judging samples may take.
+TIMEOUT = 3600
+
+
+def outputs_of(candidate: Artifact, inputs: Sequence[Path], samples: int) -> list[NDArray[Any]]:
+    """What the candidate's own runtime gives for every sample, one array an output."""
+    with tempfile.TemporaryDirectory(prefix="edge-outputs.") as folder:
+        run_worker("outputs", candidate, list(inputs), LocalTarget(), outputs=Path(folder), timeout=TIMEOUT)
+        return read_outputs(Path(folder), len(candidate.manifest.outputs), samples)
+
+
+def parity_of(
+    candidate: Artifact,
+    inputs: Sequence[Path],
+    source: Sequence[NDArray[Any]],
+    labels: NDArray[np.int64] | None,
+    *,
+    real: bool,
+    max_drop: float | None = None,
+) -> Parity:
+    """Compare the candidate with the source's outputs; see `edge.export.parity.compare`."""
+    if blocked := why_not_runnable(candidate):
+        return Parity(reason=blocked)
+    outputs = outputs_of(candidate, inputs, len(source[0]))
+    return compare(candidate.manifest.precision, source, outputs, labels, real=real, max_drop=max_drop)
+
+
+def kernels_of(candidate: Artifact, inputs: Sequence[Path], layers: int, storage_only: bool, reason: str | None) -> Kernels:
+    """How many compute nodes ran in the candidate's precision, from the runtime's own account.
+
+    Args:
+        layers: multiplying operators of the source: runtimes do not report those that they run in their own fp32 kernels.
+        reason: said of a candidate of which some nodes run in another precision.
+
+    Raises:
+        UnsupportedPrecision: none does, and the cell is not one that only saves storage.
+    """
+    precision = candidate.manifest.precision
+    if precision is Precision.FP32:
+        return Kernels(reduced=None, total=layers or None, reason="fp32 is not a reduced precision")
+    blocked = why_not_runnable(candidate)
+    if blocked and candidate.manifest.format is not Format.PADDLE_LITE:
+        return Kernels(reduced=None, total=layers or None, reason=blocked)
+    counts: dict[str, int] = run_worker("kernels", candidate, list(inputs), LocalTarget(), timeout=TIMEOUT).figures["kernels"]
+    reduced, total = counts.get(precision.value, 0), max(layers, sum(counts.values()))
+    if reduced == 0 and not storage_only:
+        raise UnsupportedPrecision(f"{candidate.name}: no compute node runs in {precision.value}: {json.dumps(counts)}")
+    return Kernels(reduced=reduced, total=total, reason=reason if reduced < total else None)
