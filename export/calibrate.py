@@ -67,7 +67,7 @@ def observe(model: str, inputs: dict[str, str], method: Method, out: str, progre
         progress(min(count, start + batch), count, f"calibrate ({method})")
     if method == "mse":
         histograms = calibrator.collector.get_histogram_dict()
-        tensors = {name: least_squares_range(values[0], values[1]) for name, values in histograms.items()}
+        tensors = {name: least_squares_range(*values[:4]) for name, values in histograms.items()}
     else:
         tensors = {name: _bounds(data) for name, data in calibrator.compute_data().items()}
     ranges = Ranges(method=method, samples=count, tensors=tensors, layers=_layers(graph))
@@ -75,17 +75,19 @@ def observe(model: str, inputs: dict[str, str], method: Method, out: str, progre
     return len(tensors)
 
 
-def least_squares_range(histogram: np.ndarray, edges: np.ndarray, levels: int = 256, candidates: int = 100) -> tuple[float, float]:
+def least_squares_range(
+    histogram: np.ndarray, edges: np.ndarray, lowest: float, highest: float, levels: int = 256, candidates: int = 100
+) -> tuple[float, float]:
     """The range, among ``candidates`` shrunken ones, that loses least in the mean of squares when quantized to ``levels`` uniform steps.
 
     Within the range the error is that of rounding, step squared / 12; beyond it the distance to the bound
     (Shin, Hwang, Sung 2016; the histogram form is that of Banner et al. 2019, "Post training 4-bit quantization", section 2).
 
     Args:
-        histogram: [bins] counts. edges: [bins + 1].
+        histogram: [bins] counts. edges: [bins + 1]. lowest, highest: the extremes that were seen.
     """
     centres = (edges[:-1] + edges[1:]) / 2
-    low, high = float(min(edges[0], 0.0)), float(max(edges[-1], 0.0))
+    low, high = min(float(lowest), 0.0), max(float(highest), 0.0)
     best, kept = np.inf, (low, high)
     for share in np.linspace(1.0, 0.1, candidates):
         a, b = low * share, high * share
@@ -101,12 +103,13 @@ def _calibrator(model: str, method: Method, augmented: str) -> Any:
     from onnxruntime.quantization import calibrate
     from onnxruntime.quantization.calibrate import CalibrationMethod
 
-    kinds = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
-    options = {} if method == "minmax" else {"num_bins": BINS}
-    if method in ("percentile", "mse"):
-        options["percentile"] = PERCENTILE  # type: ignore[assignment]
-    kind = kinds.get(method, CalibrationMethod.Percentile)
-    return calibrate.create_calibrator(Path(model), None, augmented_model_path=augmented, calibrate_method=kind, extra_options=options)
+    kinds = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
+    # the entropy calibrator's histograms are of the values themselves, the percentile one's of their magnitudes
+    kind = kinds.get(method, CalibrationMethod.Entropy)
+    settings: dict[str, dict[str, Any]] = {"percentile": {"num_bins": BINS, "percentile": PERCENTILE}, "mse": {"num_bins": BINS}}
+    return calibrate.create_calibrator(
+        Path(model), None, augmented_model_path=augmented, calibrate_method=kind, extra_options=settings.get(method, {})
+    )
 
 
 class _Reader:

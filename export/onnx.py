@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from edge.errors import ConversionFailed, Unsupported
 from edge.export.workspace import Made, Workspace, versions
+from edge.files import link_or_copy
 from edge.vocabulary import Arch, Precision
 
 #: What paddle2onnx says about an operator it does not know.
@@ -20,7 +20,7 @@ def make(precision: Precision, arch: Arch, workspace: Workspace, folder: Path) -
     out, options = folder / "model.onnx", workspace.options
     tools = versions("paddlepaddle", "paddle2onnx", "onnx", "onnxruntime")
     if precision is Precision.FP32:
-        shutil.copyfile(workspace.onnx_fp32(), out)
+        link_or_copy(workspace.onnx_fp32(), out)
     elif precision is Precision.FP16:
         workspace.job("edge.export.onnx:to_half", {"model": str(workspace.onnx_fp32()), "out": str(out), "keep_io": not options.half_io})
         tools |= versions("onnxconverter-common")

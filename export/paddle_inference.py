@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from edge.export.workspace import Made, Workspace, versions
+from edge.files import link_or_copy
 from edge.vocabulary import Arch, Precision
 
 
 def make(precision: Precision, arch: Arch, workspace: Workspace, folder: Path) -> Made:
-    """Copy the program of one precision into ``folder``. bf16 is chosen when it is loaded; the file stays fp32."""
+    """Put the program of one precision into ``folder``. bf16 is chosen when it is loaded; the file stays fp32."""
     if precision is Precision.FP32 and workspace.source.kind != "legacy":
         source = workspace.pir()
         program = source / "model.json"
@@ -19,8 +19,9 @@ def make(precision: Precision, arch: Arch, workspace: Workspace, folder: Path) -
         program = source / "model.pdmodel"
     else:
         source = workspace.legacy()
-        program = source / "clipped" / "model.pdmodel"
-    shutil.copyfile(program, folder / program.name)
-    shutil.copyfile(source / "model.pdiparams", folder / "model.pdiparams")
+        program = source / "clipped.pdmodel"
+    name = "model.json" if program.suffix == ".json" else "model.pdmodel"
+    link_or_copy(program, folder / name)
+    link_or_copy(source / "model.pdiparams", folder / "model.pdiparams")
     kind = "pir" if program.suffix == ".json" else "legacy"
-    return Made({program.name: "model", "model.pdiparams": "params"}, kind, versions("paddlepaddle"))
+    return Made({name: "model", "model.pdiparams": "params"}, kind, versions("paddlepaddle"))

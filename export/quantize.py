@@ -265,7 +265,7 @@ def _unsigned(made: dict[str, Any], name: str) -> bool:
             return True
         if op.type not in CARRIERS:
             return False
-        name = op.input_arg_names[0]
+        name = op.input("X" if "X" in op.input_names else "Input")[0]
     return False
 
 

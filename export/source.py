@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,10 +54,11 @@ def save_legacy(source: dict[str, Any], out: str, progress: Any) -> dict[str, An
     size = _check_parameters(origin.name, program, scope)
     repaired = repairs.apply(program, scope)
     inputs = [program.global_block().var(name) for name in feeds]
-    # without its extra attributes the program is a third of the size: what Paddle Inference gets
-    paddle.static.save_inference_model(f"{out}/clipped/model", inputs, fetches, executor, program=program)
-    Path(out, "clipped", "model.pdiparams").unlink()
     paddle.static.save_inference_model(prefix, inputs, fetches, executor, program=program, clip_extra=False)
+    # without its extra attributes the program is a third of the size: what Paddle Inference gets
+    Path(out, "clipped.pdmodel").write_bytes(
+        paddle.static.normalize_program(program, inputs, fetches)._remove_training_info().desc.serialize_to_string()
+    )
     shutil.rmtree(Path(out, "traced"), ignore_errors=True)
     _check_written(Path(f"{prefix}.pdmodel"))
     operators = [op for block in program.blocks for op in block.ops]
@@ -79,7 +79,7 @@ def save_pir(source: dict[str, Any], out: str, progress: Any) -> dict[str, Any]:
     if origin.kind == "pir":
         shutil.copyfile(str(origin.program), f"{out}/model.json")
         shutil.copyfile(str(origin.params), f"{out}/model.pdiparams")
-        return _described_by_predictor(f"{out}/model.json", f"{out}/model.pdiparams")
+        return _described_pir(f"{out}/model.json", f"{out}/model.pdiparams")
     _save_layer(origin, f"{out}/model")
     _check_written(Path(out, "model.json"))
     return {}
@@ -223,18 +223,32 @@ def _predictor(program: str, params: str) -> Any:
 
 
 def _described(variable: Any) -> dict[str, Any]:
-    shape = [None if side in (-1, None) else int(side) for side in variable.shape]
-    return TensorInfo(name=variable.name, shape=tuple(shape), dtype=str(variable.dtype).rpartition(".")[2].lower()).model_dump()
+    return _tensor(variable.name, variable)
 
 
-def _described_by_predictor(program: str, params: str) -> dict[str, Any]:
-    """Inputs, outputs and parameter_bytes of a PIR program; it has no list of layers."""
-    described: dict[str, Any] = {"layers": [], "parameter_bytes": Path(params).stat().st_size}
-    predictor = _predictor(program, params)
-    for kind in ("input", "output"):
-        shapes, dtypes = (getattr(predictor, f"get_{kind}_{what}")() for what in ("tensor_shape", "types"))
-        described[f"{kind}s"] = json.loads(json.dumps([]))
-        for name in getattr(predictor, f"get_{kind}_names")():
-            shape = [None if side == -1 else side for side in shapes[name]]
-            described[f"{kind}s"].append({"name": name, "shape": shape, "dtype": str(dtypes[name])})
-    return described
+def _tensor(name: str, variable: Any) -> dict[str, Any]:
+    shape = tuple(None if side in (-1, None) else int(side) for side in variable.shape)
+    return TensorInfo(name=name, shape=shape, dtype=str(variable.dtype).rpartition(".")[2].lower()).model_dump()
+
+
+def _described_pir(program: str, params: str) -> dict[str, Any]:
+    """Inputs, outputs (a PIR program has no names for them) and parameter_bytes; layers are not listed.
+
+    Raises:
+        BadInput: Paddle cannot load it.
+    """
+    import paddle
+
+    paddle.enable_static()
+    path = Path(program)
+    try:
+        loaded, feeds, fetches = paddle.static.load_inference_model(
+            str(path.parent), paddle.static.Executor(paddle.CPUPlace()), model_filename=path.name, params_filename=Path(params).name
+        )
+    except Exception as error:
+        text = " ".join(str(error).split())[-300:]
+        raise BadInput(f"{program}: Paddle cannot load the program with {Path(params).name}: {text}") from error
+    data = {op.attrs()["name"]: op.results()[0] for op in loaded.global_block().ops if op.name() == "pd_op.data"}
+    inputs = [_tensor(name, data[name]) for name in feeds]
+    outputs = [_tensor(f"output_{index}", value) for index, value in enumerate(fetches)]
+    return {"inputs": inputs, "outputs": outputs, "layers": [], "parameter_bytes": Path(params).stat().st_size}

@@ -90,7 +90,7 @@ def export(
     else:
         print_exported([cell for cell in cells if cell.artifact])
         print_remarks([(cell_key(cell), cell.status.value, text) for cell in cells for text in (cell.reason, cell.note) if text])
-    if failed := [cell for cell in cells if cell.status is Status.FAILED]:
+    if failed := [cell for cell in cells if cell.status is Status.FAILED and cell.artifact is None]:
         raise CheckFailed(f"{len(failed)} of {len(cells)} cells failed: {', '.join(cell_key(cell) for cell in failed)}")
     asked_by_name = formats and precisions
     missing = [cell for cell in cells if cell.status in (Status.UNSUPPORTED, Status.UNAVAILABLE)]

@@ -12,10 +12,12 @@ import click
 
 from edge.cli.bench import bench
 from edge.cli.demo import demo
+from edge.cli.diff import diff
 from edge.cli.doctor import doctor
 from edge.cli.export import export
 from edge.cli.report import report
 from edge.cli.study import study
+from edge.cli.support import support
 from edge.errors import EdgeError
 
 
@@ -27,13 +29,15 @@ def edge() -> None:
     \b
     Start with:
       edge doctor                          what runs here, and what is missing
+      edge support                         what can be made: format, precision, processor
       edge demo                            train, distil, export, measure and report on MNIST
       edge export MODEL --weights FILE --out DIR
+      edge diff ARTIFACT MODEL             the first layer at which an artifact is not the model any more
       edge bench DIR --out results.json
     """
 
 
-for command in (demo, study, export, bench, report, doctor):
+for command in (demo, study, export, diff, bench, report, support, doctor):
     edge.add_command(command)
 
 

@@ -26,7 +26,7 @@ LABELS = "labels"
 #: Samples that take more are refused, in bytes unpacked.
 MAX_BYTES = 2 << 30
 #: Random data: at most so many samples calibrate, so many judge by default; integers are drawn from 0 up to below ``RANDOM_HIGH``.
-RANDOM_CALIBRATION, RANDOM_JUDGE, RANDOM_HIGH = 64, 16, 100
+RANDOM_CALIBRATION, RANDOM_JUDGE, RANDOM_HIGH = 64, 8, 100
 RANDOM_SEED = 20_20
 #: Random data: what a dynamic dimension becomes. Channels, height and width of a 4-D float input; any other is a sequence's length.
 DYNAMIC_IMAGE, DYNAMIC_SEQUENCE = (3, 224, 224), 16

@@ -105,7 +105,7 @@ def _measure(out: Path, training: list[Training], events: DemoEvents) -> Results
 def _as_proven(artifact: Artifact, request: BenchRequest) -> Cell:
     """A row without a measurement of its own: accuracy and agreement as the parity gate measured them just now."""
     cell, parity = measure(artifact, replace(request, parts=frozenset())), artifact.manifest.parity
-    if parity.accuracy is None or parity.top1_agreement is None:
+    if parity.accuracy is None or parity.top1_agreement is None or parity.twin:
         return cell
     top1 = {"accuracy": parity.accuracy, "agreement": parity.top1_agreement}
     return cell.model_copy(update={name: Top1(top1=Measurement(value=value, unit="%")) for name, value in top1.items()})

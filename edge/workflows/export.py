@@ -388,23 +388,30 @@ def _int8(source: _Source, float_layers: tuple[str, ...], tuning: Tuning | None)
 
 def _parity(candidate: Artifact, cell: Cell, source: _Source, float_layers: tuple[str, ...]) -> Parity:
     """Of the candidate itself; of a Paddle Lite file for ARM, of the x86 file made from the same program."""
-    request, data = source.request, source.data
-    max_drop = request.max_drop if cell.precision is Precision.INT8 else None
-
-    def measured(artifact: Artifact) -> Parity:
-        return parity_of(artifact, source.judge, source.outputs(), data.judge.labels, real=data.real, max_drop=max_drop)
-
     blocked = why_not_runnable(candidate)
     if not blocked:
-        return measured(candidate)
+        return _measured(candidate, cell, source, float_layers)
     twin = _twin(cell)
     if twin is None:
         return Parity(reason=blocked)
     with tempfile.TemporaryDirectory(dir=source.workspace.folder) as scratch:
-        artifact = _make(twin, source, Path(scratch), float_layers)
-        found = measured(artifact)
-    passed, reason = (None, f"{blocked}; compared through {artifact.name}") if found.passed else (found.passed, found.reason)
-    return found.model_copy(update={"passed": passed, "twin": artifact.name, "reason": reason})
+        name = artifact_name(source.request.name, twin.format, twin.precision, twin.target_arch)
+        found = _measured(lambda: _make(twin, source, Path(scratch), float_layers), twin, source, float_layers)
+    passed, reason = (None, f"{blocked}; compared through {name}") if found.passed else (found.passed, found.reason)
+    return found.model_copy(update={"passed": passed, "twin": name, "reason": reason})
+
+
+def _measured(candidate: Artifact | Callable[[], Artifact], cell: Cell, source: _Source, float_layers: tuple[str, ...]) -> Parity:
+    """The candidate against the source, once for a cell and its twin; whichever comes first runs it."""
+    request, data = source.request, source.data
+    max_drop = request.max_drop if cell.precision is Precision.INT8 else None
+
+    def run() -> Parity:
+        artifact = candidate() if callable(candidate) else candidate
+        return parity_of(artifact, source.judge, source.outputs(), data.judge.labels, real=data.real, max_drop=max_drop)
+
+    found: Parity = source.workspace.once(f"parity {cell.format.value} {cell.precision.value} {cell.target_arch.value} {float_layers}", run)
+    return found
 
 
 def _twin(cell: Cell) -> Cell | None:

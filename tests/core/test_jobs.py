@@ -28,12 +28,12 @@ def test_an_unknown_module_is_refused() -> None:
 
 def test_an_error_keeps_its_class() -> None:
     with pytest.raises(BadInput, match="unknown model 'nonesuch'"):
-        run_job("edge.export.source:save_program", {"model": "nonesuch", "weights": "x", "out": "x"})
+        run_job("edge.compress.roles:seconds_per_epoch", {"model": "nonesuch", "dataset": "digits"})
 
 
 def test_an_unexpected_error_names_the_job() -> None:
     with pytest.raises(ConversionFailed, match=r"edge.export.onnx:to_half: \w+Error"):
-        run_job("edge.export.onnx:to_half", {"model": "/nonexistent.onnx", "out": "/tmp/x"})  # noqa: S108
+        run_job("edge.export.onnx:to_half", {"model": "/nonexistent.onnx", "out": "/tmp/x", "keep_io": True})  # noqa: S108
 
 
 def test_a_child_that_aborts_is_reported_with_its_last_words(tmp_path: Path) -> None:

@@ -1,0 +1,185 @@
+"""Models of every kind through the command line: several inputs and outputs, saved programs, factories, artifacts; data, resumption, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.artifact import load_artifact
+from edge.environments import lite_python
+from edge.errors import Unavailable
+from edge.export import room
+from edge.export.support import select
+from tests.conftest import Demo, run_edge
+
+FACTORY = """
+import paddle
+from paddle import nn
+from paddle.static import InputSpec
+
+class Net(nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2D(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2D(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, image):
+        x = nn.functional.relu(self.norm(self.conv(image)))
+        return self.head(x.mean([2, 3]))
+
+def build():
+    paddle.seed(1)
+    net = Net()
+    net.input_spec = [InputSpec([None, 3, 16, 16], "float32", "image")]
+    return net
+"""
+SAVE = """
+import os, sys
+os.environ["FLAGS_enable_pir_api"] = sys.argv[1]
+import paddle
+from mynet import build
+net = build(); net.eval()
+paddle.jit.save(paddle.jit.to_static(net, input_spec=net.input_spec, full_graph=True), sys.argv[2])
+"""
+
+
+def export(*arguments: str | Path, code: int = 0, cwd: Path | None = None) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """(format, precision, arch) -> cell."""
+    ran = run_edge("export", *arguments, "--json", cwd=cwd)
+    assert ran.code == code, ran.err
+    return {(cell["format"], cell["precision"], cell["target_arch"]): cell for cell in json.loads(ran.out)}
+
+
+def lite_is_here() -> bool:
+    try:
+        return lite_python().is_file()
+    except Unavailable:
+        return False
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: a module with a factory, and its net saved as a PIR and as a legacy program."""
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "mynet.py").write_text(FACTORY)
+    (folder / "save.py").write_text(SAVE)
+    for flag, prefix in (("1", "pir/net"), ("0", "legacy/net")):
+        subprocess.run([sys.executable, "save.py", flag, prefix], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["two_tower", "lstm_classifier", "transformer_encoder"])
+def test_text_and_images_together(model: str, tmp_path: Path) -> None:
+    cells = export(model, "--calibration", "random", "--precision", "fp32,fp16,int8", "--out", tmp_path)
+    for (format, precision, arch), cell in cells.items():
+        if precision == "fp32" and arch != "arm" and (format != "paddle-lite" or lite_is_here()):
+            assert cell["status"] == "ok", cell["reason"]
+            assert cell["parity"]["max_rel"] <= 1e-4 and cell["parity"]["real"] is False
+        assert cell["status"] in ("ok", "exported", "unsupported", "unavailable"), cell["reason"]
+    manifest = load_artifact(tmp_path / f"{model}-onnx-fp32").manifest
+    if model == "two_tower":
+        assert [(t.name, t.dtype) for t in manifest.inputs] == [("image", "float32"), ("ids", "int64")]
+        assert len(manifest.outputs) == 3
+    assert cells["onnx", "int8", "any"]["kernels"]["reduced"] >= 1
+
+
+def test_a_factory_runs_from_the_folder_where_the_command_is_typed(home: Path, tmp_path: Path) -> None:
+    cells = export("mynet:build", "--precision", "fp32", "--format", "onnx,paddle-inference", "--out", tmp_path, cwd=home)
+    assert {cell["status"] for cell in cells.values()} == {"ok"}
+    assert load_artifact(tmp_path / "mynet-build-onnx-fp32").manifest.provenance.source == "mynet:build"
+
+
+def test_a_legacy_program_is_a_source(home: Path, tmp_path: Path) -> None:
+    cells = export(home / "legacy" / "net", "--precision", "fp32", "--out", tmp_path)
+    assert cells["paddle-inference", "fp32", "any"]["status"] == cells["onnx", "fp32", "any"]["status"] == "ok"
+    assert load_artifact(tmp_path / "net-paddle-inference-fp32").manifest.program == "legacy"
+    if lite_is_here():
+        assert cells["paddle-lite", "fp32", "x86"]["status"] == "ok"
+
+
+def test_a_pir_program_is_a_source_and_says_what_it_cannot_become(home: Path, tmp_path: Path) -> None:
+    cells = export(home / "pir" / "net", "--precision", "fp32,int8", "--calibration", "random", "--out", tmp_path)
+    assert cells["paddle-inference", "fp32", "any"]["status"] == cells["onnx", "fp32", "any"]["status"] == "ok"
+    assert cells["onnx", "int8", "any"]["status"] == "ok"
+    legacy_only = cells["paddle-inference", "int8", "x86"]
+    assert legacy_only["status"] == "unsupported" and "PIR program" in legacy_only["reason"] and "FLAGS_enable_pir_api=0" in legacy_only["reason"]
+
+
+def test_an_artifact_is_a_source(home: Path, tmp_path: Path) -> None:
+    export("mynet:build", "--precision", "fp32", "--format", "paddle-inference", "--out", tmp_path, cwd=home)
+    again = export(tmp_path / "mynet-build-paddle-inference-fp32", "--precision", "fp32", "--format", "onnx", "--out", tmp_path / "again")
+    assert again["onnx", "fp32", "any"]["parity"]["max_rel"] <= 1e-4
+
+
+def test_what_is_there_is_kept_and_what_has_changed_is_made_again(home: Path, tmp_path: Path) -> None:
+    command: list[str | Path] = ["mynet:build", "--precision", "fp32,fp16", "--format", "onnx", "--out", tmp_path]
+    first = export(*command, cwd=home)
+    assert not any(cell["kept"] for cell in first.values())
+    (tmp_path / "mynet-build-onnx-fp16" / "model.onnx").write_bytes(b"cut off in the middle")
+    second = export(*command, cwd=home)
+    assert second["onnx", "fp32", "any"]["kept"] and not second["onnx", "fp16", "any"]["kept"]
+    assert load_artifact(tmp_path / "mynet-build-onnx-fp16")
+    third = export(*command, "--opset", "15", cwd=home)
+    assert not any(cell["kept"] for cell in third.values())
+    assert load_artifact(tmp_path / "mynet-build-onnx-fp32").manifest.program == "onnx opset 15"
+
+
+def test_an_npz_file_calibrates_and_judges(home: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", image=rng.normal(size=(600, 3, 16, 16)).astype(np.float32))
+    cells = export(
+        "mynet:build", "--precision", "int8", "--format", "onnx", "--calibration", tmp_path / "data.npz", "--allow-mismatch",
+        "--method", "percentile", "--out", tmp_path / "out", cwd=home,
+    )  # fmt: skip
+    int8 = load_artifact(tmp_path / "out" / str(cells["onnx", "int8", "any"]["artifact"])).manifest.int8
+    assert int8 is not None and (int8.method, int8.data, int8.samples) == ("percentile", "npz:data.npz", 300)
+    assert cells["onnx", "int8", "any"]["parity"]["samples"] == 300 and cells["onnx", "int8", "any"]["parity"]["real"]
+
+
+def test_int8_without_calibration_says_what_to_add(home: Path, tmp_path: Path) -> None:
+    ran = run_edge("export", "mynet:build", "--precision", "int8", "--format", "onnx", "--out", tmp_path, cwd=home)
+    assert ran.code == 3 and "needs calibration data" in ran.err and "--calibration" in ran.err
+
+
+def test_half_precision_inputs_by_choice(home: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    for flags, kind in (([], "tensor(float)"), (["--half-io"], "tensor(float16)")):
+        export("mynet:build", "--precision", "fp16", "--format", "onnx", "--out", tmp_path, *flags, cwd=home)
+        session = onnxruntime.InferenceSession(str(tmp_path / "mynet-build-onnx-fp16" / "model.onnx"))
+        assert session.get_inputs()[0].type == session.get_outputs()[0].type == kind
+
+
+def test_one_calibration_for_all_formats(demo: Demo) -> None:
+    """The manifests record the same ranges, and both quantized programs hold scales made from them."""
+    import onnx
+    from onnx import numpy_helper
+
+    made = [load_artifact(path) for path in sorted(demo.artifacts.glob("mnist_student_distilled-*-int8*"))]
+    records = [artifact.manifest.int8 for artifact in made]
+    assert len(made) >= 2 and all(record == records[0] for record in records) and records[0] is not None
+    low, high = records[0].ranges["conv3x3_1.w_0"]
+    graph = onnx.load(str(demo.artifacts / "mnist_student_distilled-onnx-int8" / "model.onnx")).graph
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    decoded = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    second = [node for node in graph.node if node.op_type == "Conv"][1]
+    scale = values[decoded[second.input[0]].input[1]]
+    assert low == 0 and float(scale) == pytest.approx(high / 255, rel=1e-5)
+
+
+def test_an_export_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = select()
+    room.check_room(tmp_path, 1 << 20, cells)
+    with pytest.raises(Unavailable, match=r"of disk in .* are free"):
+        room.check_room(tmp_path, 1 << 50, cells)
+    monkeypatch.setattr(room, "available_memory", lambda: 1 << 30)
+    with pytest.raises(Unavailable, match="of memory, 1,024 MiB are available"):
+        room.check_room(tmp_path, 1 << 20, cells)
