@@ -194,7 +194,7 @@ def _flat(made: Any) -> list[Any]:
 
 
 def _run_program(origin: ModelSource) -> Any:
-    predictor = _predictor(str(origin.program), str(origin.params))
+    predictor = plain_predictor(str(origin.program), str(origin.params))
     handles = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
     results = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
 
@@ -207,7 +207,7 @@ def _run_program(origin: ModelSource) -> Any:
     return run
 
 
-def _predictor(program: str, params: str) -> Any:
+def plain_predictor(program: str, params: str) -> Any:
     from paddle.inference import Config, create_predictor
 
     config = Config(program, params)

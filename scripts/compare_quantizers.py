@@ -31,7 +31,7 @@ from edge.export.workspace import LEGACY
 from edge.jobs import run_job
 from edge.models.source import resolve_model
 from edge.vocabulary import Format, Precision
-from edge.workflows.export import CALIBRATION_SAMPLES, ExportRequest, export_model
+from edge.workflows.export import ExportRequest, export_model
 from edge.workflows.prove import outputs_of
 
 ROUNDS = 5
@@ -43,15 +43,19 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--data", required=True)
+    parser.add_argument("--samples", type=int, default=64, help="that calibrate both (Paddle takes about a second each)")
     parser.add_argument("--out", type=Path, default=Path("out/quantizers"))
     options = parser.parse_args()
     source = resolve_model(options.model, weights=options.weights)
     out = options.out / source.label
     precisions = frozenset({Precision.FP32, Precision.INT8})
-    cells = export_model(ExportRequest(source, source.label, options.data, formats=FORMATS, precisions=precisions, allow_mismatch=True), out)
+    request = ExportRequest(
+        source, source.label, options.data, formats=FORMATS, precisions=precisions, allow_mismatch=True, calibration_samples=options.samples
+    )  # fmt: skip
+    cells = export_model(request, out)
     made = {(cell.format, cell.precision): load_artifact(out / str(cell.artifact)) for cell in cells if cell.artifact}
     inputs = made[Format.ONNX, Precision.FP32].manifest.inputs
-    data = export_data(options.data, inputs, calibration_count=CALIBRATION_SAMPLES)
+    data = export_data(options.data, inputs, calibration_count=options.samples)
     judge, calibration = (
         saved(out / f"{name}.npy", samples.inputs[0]) for name, samples in (("judge", data.judge), ("calibration", data.calibration))
     )

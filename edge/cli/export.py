@@ -24,6 +24,7 @@ from edge.errors import CheckFailed, Unsupported
     "--calibration", metavar="DATA", help="Calibrates int8 and judges every cell: a data set, a folder of pictures, an .npz file, or random."
 )
 @click.option("--preprocess", metavar="HOW", help="For a folder: size=224x224,mean=0.485/0.456/0.406,std=0.229/0.224/0.225,order=rgb,resize=crop.")
+@click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Samples that calibrate, at most.")
 @click.option("--judge", type=click.IntRange(1), help="Samples that judge, at most.  [default: all]")
 @click.option("--opset", type=click.IntRange(13, 19), default=17, show_default=True, help="Of the ONNX files.")
 @click.option("--half-io", is_flag=True, help="The fp16 ONNX file takes and gives float16 too.")
@@ -41,7 +42,7 @@ from edge.errors import CheckFailed, Unsupported
 @click.option("--json", "as_json", is_flag=True, help="Print the cells on stdout.")
 def export(
     model: str, out: Path, weights: Path | None, inputs: tuple[str, ...], seed: int, name: str | None, formats: tuple[str, ...] | None,
-    precisions: tuple[str, ...] | None, calibration: str | None, preprocess: str | None, judge: int | None, opset: int, half_io: bool,
+    precisions: tuple[str, ...] | None, calibration: str | None, preprocess: str | None, samples: int, judge: int | None, opset: int, half_io: bool,
     method: str, activations: str, full_range: bool, max_drop: float | None, allow_mismatch: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Export MODEL to every format and precision that can be made.
@@ -76,6 +77,7 @@ def export(
         options=Options(opset, half_io, method, activations == "s8", full_range),  # type: ignore[arg-type]
         max_drop=max_drop,
         allow_mismatch=allow_mismatch,
+        calibration_samples=samples,
         judge_samples=judge,
     )
     with Display() as display:

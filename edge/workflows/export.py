@@ -96,6 +96,7 @@ class ExportRequest:
         data: what calibrates and judges, see `edge.datasets.samples.export_data`; None: random input judges, and int8 is refused.
         formats, precisions: None is all; a set is "asked for by name".
         max_drop: bound on what int8 may lose, in points; layers stay in float to hold it.
+        calibration_samples, judge_samples: at most so many; None is all.
         allow_mismatch: keep an artifact that failed its gate, marked.
         recipe: the training record, kept in the manifest.
     """
@@ -109,6 +110,7 @@ class ExportRequest:
     options: Options = field(default_factory=Options)
     max_drop: float | None = None
     allow_mismatch: bool = False
+    calibration_samples: int = CALIBRATION_SAMPLES
     judge_samples: int | None = None
     recipe: dict[str, Any] | None = None
 
@@ -189,7 +191,7 @@ class _Source:
             request.data or "random",
             inputs,
             preprocessing=request.preprocessing,
-            calibration_count=CALIBRATION_SAMPLES,
+            calibration_count=request.calibration_samples,
             judge_count=request.judge_samples,
         )
         judge = _saved(scratch / "judge", data.judge)
@@ -394,9 +396,12 @@ def _parity(candidate: Artifact, cell: Cell, source: _Source, float_layers: tupl
     twin = _twin(cell)
     if twin is None:
         return Parity(reason=blocked)
-    with tempfile.TemporaryDirectory(dir=source.workspace.folder) as scratch:
-        name = artifact_name(source.request.name, twin.format, twin.precision, twin.target_arch)
-        found = _measured(lambda: _make(twin, source, Path(scratch), float_layers), twin, source, float_layers)
+    name = artifact_name(source.request.name, twin.format, twin.precision, twin.target_arch)
+    try:
+        with tempfile.TemporaryDirectory(dir=source.workspace.folder) as scratch:
+            found = _measured(lambda: _make(twin, source, Path(scratch), float_layers), twin, source, float_layers)
+    except Unsupported as error:
+        return Parity(reason=f"{blocked}; {name} cannot stand in for it: {error}")
     passed, reason = (None, f"{blocked}; compared through {name}") if found.passed else (found.passed, found.reason)
     return found.model_copy(update={"passed": passed, "twin": name, "reason": reason})
 
