@@ -15,6 +15,8 @@ from edge.files import inside, read_npz, sha256_of, write_atomic
 from edge.vocabulary import Arch, Format, Frozen, Precision
 
 SCHEMA_VERSION = 1
+#: Names of models: they become names of folders.
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 MANIFEST = "manifest.json"
 #: Sample inputs, the source's outputs for them, and the source's class for each test sample.
 VECTORS = "vectors.npz"
@@ -120,7 +122,7 @@ class Origin(Frozen):
 
 class Manifest(Frozen):
     schema_version: Literal[1] = 1
-    model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    model: str = Field(pattern=MODEL_NAME)
     format: Format
     precision: Precision
     target_arch: Arch

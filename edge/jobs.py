@@ -14,6 +14,7 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +39,13 @@ _LIVE: set[subprocess.Popen[bytes]] = set()
 _LIVE_LOCK = threading.Lock()
 #: Set while an interrupt is on its way: a thread between two children must not start the next.
 _STOPPING = threading.Event()
+#: What tools put before a line: colours, Paddle's log header (kind, time, thread, file), a date.
+_DECORATION = re.compile(r"\x1b\[[0-9;]*m|^[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ \S+\] |^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?=\[)")
+#: Lines around the one that says what is wrong: Paddle's crash report, warnings.
+_NOISE = re.compile(
+    r"-{4,}$|C\+\+ Traceback|Error Message Summary|FatalError: `|\[(?:TimeInfo|SignalInfo|WARNING|INFO)\b|\d+\s+\w.*[)\]]$|No stack trace"
+    r"|.*Warning: |warnings\.warn\(|\[Paddle2ONNX\]$"
+)
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -93,12 +101,13 @@ def kill_children() -> None:
 
 
 def last_words(log: Path, lines: int = 3) -> str:
-    """The last lines a tool printed, without colours and blank lines, for an error message."""
+    """The last lines a tool printed, for an error message: without colours, dates, blank lines and the crash report behind them."""
     try:
         text = log.read_bytes()[-8000:].decode(errors="replace")
     except OSError:
         return "it printed nothing"
-    kept = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
+    printed = [line for raw in text.replace("\r", "\n").splitlines() if (line := _DECORATION.sub("", raw.strip()).strip())]
+    kept = [line for line in printed if not _NOISE.match(line)] or printed
     return " | ".join(line[:300] for line in kept[-lines:]) or "it printed nothing"
 
 

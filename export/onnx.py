@@ -6,13 +6,25 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edge.errors import ConversionFailed, Unsupported
-from edge.export.workspace import Made, Workspace, versions
+from edge.errors import ConversionFailed
+from edge.export.trace import Graph, layers_of, read_program
+from edge.export.workspace import UNKNOWN_OPERATORS, Made, Workspace, versions
 from edge.files import link_or_copy
 from edge.vocabulary import Arch, Precision
 
-#: What paddle2onnx says about an operator it does not know.
-UNKNOWN_OPERATOR = re.compile(r"(?:operators not supported yet, including|operators? .*not supported.*?:)\s*([\w.,\s]+)", re.IGNORECASE)
+#: Operators of a PIR program under the names that paddle2onnx has for them; others differ by underscores, prefix and version only.
+PIR_NAMES = {
+    "subtract": "elementwise_sub",
+    "multiply": "elementwise_mul",
+    "divide": "elementwise_div",
+    "maximum": "elementwise_max",
+    "minimum": "elementwise_min",
+    "remainder": "elementwise_mod",
+    "floor_divide": "elementwise_floordiv",
+}
+#: Part of every program, or of its control flow.
+STRUCTURE = frozenset({"feed", "fetch", "data", "p", "constant", "while", "conditional_block", "if", "yield"})
+_PREFIX, _VERSION = re.compile(r"^(?:elementwise|reduce)_"), re.compile(r"(?:_?v)?\d?_?$")
 
 
 def make(precision: Precision, arch: Arch, workspace: Workspace, folder: Path) -> Made:
@@ -43,18 +55,19 @@ def convert(program: str, params: str, out: str, opset: int, progress: Any) -> i
     additions into Conv and Gemm, in standard operators only.
 
     Raises:
-        Unsupported: an operator that paddle2onnx does not know.
-        ConversionFailed: nothing usable was written.
+        ConversionFailed: nothing usable was written. On an operator that it does not know paddle2onnx ends the process, without its name:
+            what it will have been is written to ``out`` before.
     """
     import onnx
     import onnxruntime
     import paddle2onnx
 
     raw, clean = f"{out}/raw.onnx", f"{out}/model.onnx"
+    Path(out, UNKNOWN_OPERATORS).write_text(_unknown(read_program(Path(program))))
     try:
         paddle2onnx.export(program, params, raw, opset_version=opset, optimize_tool="None", verbose=False)
     except Exception as error:
-        raise _explained(error) from error
+        raise ConversionFailed(f"paddle2onnx: {type(error).__name__}: {' '.join(str(error).split())[-400:]}") from error
     if not Path(raw).is_file() or Path(raw).stat().st_size == 0:
         raise ConversionFailed("paddle2onnx wrote no file")
     options = onnxruntime.SessionOptions()
@@ -98,9 +111,25 @@ def _with_outputs_apart(model: Any) -> Any:
     return model
 
 
-def _explained(error: Exception) -> Exception:
-    text = " ".join(str(error).split())
-    found = UNKNOWN_OPERATOR.search(text)
-    if found:
-        return Unsupported(f"paddle2onnx does not know the operator {found.group(1).strip(' ,.')}")
-    return ConversionFailed(f"paddle2onnx: {type(error).__name__}: {text[-400:]}")
+def _unknown(graph: Graph) -> str:
+    """The sentence about the operators that paddle2onnx has no converter for, each with the layer before it."""
+    from paddle2onnx import paddle2onnx_cpp2py_export as converters
+
+    known = {_plain(name) for name in (*converters.get_all_supported_operators(), *converters.get_all_supported_operators_pir())}
+    unknown = {op.kind: op.inputs for op in reversed(graph.ops) if op.kind not in STRUCTURE and _plain(PIR_NAMES.get(op.kind, op.kind)) not in known}
+    if not unknown:
+        return "ONNX: paddle2onnx has no converter for an operator of the model, and does not say for which"
+    places = [f"{kind}{_behind(graph, inputs[0] if inputs else None)}" for kind, inputs in reversed(unknown.items())]
+    return f"ONNX: paddle2onnx has no converter for the operator{'s' if len(places) > 1 else ''} {', '.join(places)}"
+
+
+def _plain(name: str) -> str:
+    return _VERSION.sub("", _PREFIX.sub("", name)).replace("_", "")
+
+
+def _behind(graph: Graph, tensor: str | None) -> str:
+    """`` (behind layer NAME)``: the last one on the way from the inputs to the tensor."""
+    ends, made = {layer.end: layer.name for layer in layers_of(graph)}, {name: op for op in graph.ops for name in op.outputs}
+    while tensor in made and tensor not in ends:
+        tensor = next(iter(made.pop(tensor).inputs), None)
+    return f" (behind layer {ends[tensor]})" if tensor in ends else ""

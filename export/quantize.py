@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edge.errors import ConversionFailed, Unsupported
-from edge.export.calibrate import Ranges, read_ranges
+from edge.export.calibrate import LAYERS, Ranges, read_ranges
 from edge.export.repairs.graph import index_of, is_parameter, makers, readers, set_value, value, weight_of
 
 Runtime = Literal["paddle-inference", "lite-arm", "lite-x86"]
@@ -120,11 +120,48 @@ def quantize_onnx(model: str, ranges: str, float_layers: list[str], signed: bool
         nodes_to_quantize=[],
         nodes_to_exclude=excluded,
         op_types_to_quantize=list({*QDQRegistry, *QLinearOpsRegistry}),
-        extra_options={"ActivationSymmetric": signed, "WeightSymmetric": True},
+        # a relu that the quantizer folds into a scale is lost when a float layer behind it reads what was not quantized
+        extra_options={"ActivationSymmetric": signed, "WeightSymmetric": True, "QDQKeepRemovableActivations": bool(excluded)},
     )
     quantizer.quantize_model()
+    _unquantize_inputs(quantizer.model.model.graph, set(excluded))
     quantizer.model.save_model_to_file(out, False)
     return Path(out).stat().st_size
+
+
+def _unquantize_inputs(graph: Any, names: set[str]) -> None:
+    """The nodes named, layers that stay float, read what was not quantized, up to the layers before them. Then what nobody reads goes.
+
+    A layer all of whose readers stay float gives a float result, and onnxruntime computes it in float from its int8 weight.
+    """
+    made = {output: node for node in graph.node for output in node.output}
+    nodes = [node for node in graph.node if node.name in names]
+    seen: set[str] = set()
+    while nodes:
+        node = nodes.pop()
+        if node.name in seen:
+            continue
+        seen.add(node.name)
+        for index, name in enumerate(node.input):
+            decoder = made.get(name)
+            encoder = made.get(decoder.input[0]) if decoder is not None and decoder.op_type == "DequantizeLinear" else None
+            if encoder is not None and encoder.op_type == "QuantizeLinear":
+                node.input[index] = encoder.input[0]
+            before = made.get(node.input[index])
+            if before is not None and before.op_type not in (*LAYERS, "DequantizeLinear"):
+                nodes.append(before)
+    _drop_unread_nodes(graph)
+
+
+def _drop_unread_nodes(graph: Any) -> None:
+    kept = {tensor.name for tensor in graph.output}
+    while True:
+        read = kept | {name for node in graph.node for name in node.input}
+        unread = [node for node in graph.node if not any(output in read for output in node.output)]
+        if not unread:
+            return
+        for node in unread:
+            graph.node.remove(node)
 
 
 def _stays_float(graph: Any, op: Any, weight: str, runtime: Runtime, ranges: Ranges, float_layers: list[str], elements: dict[str, int]) -> bool:
@@ -223,7 +260,7 @@ def _set_scales(graph: Any, scope: Any, originals: dict[str, np.ndarray], ranges
             set_value(scope, scale, np.full(value(scope, scale).shape, largest, np.float32))
             inputs.add(activation)
             counts["quantized"] += 1
-    spared = _signed_linear_inputs(block, made) if one_bit_less else set()
+    spared = _read_by_float_layers(graph, block, made) | (_signed_linear_inputs(block, made) if one_bit_less else set())
     for activation in sorted(_quantized_activations(block, made)):
         if activation in spared or (runtime != "paddle-inference" and activation not in inputs):
             _undo(graph, made, activation)
@@ -238,6 +275,20 @@ def _quantized_activations(block: Any, made: dict[str, Any]) -> set[str]:
 def _signed_linear_inputs(block: Any, made: dict[str, Any]) -> set[str]:
     """Activations that a matrix product reads as signed: of two activations too (attention)."""
     return {name for op in block.ops if op.type in LINEAR for name in op.input_arg_names if not _unsigned(made, name)}
+
+
+def _read_by_float_layers(graph: Any, block: Any, made: dict[str, Any]) -> set[str]:
+    """Quantized activations between a layer that stays float and the layers before it: it is to read what was not quantized."""
+    found: set[str] = set()
+    names = [name for op in block.ops if weight_of(graph, op) for name in op.input_arg_names]
+    while names:
+        name = names.pop()
+        op = made.get(name)
+        if op is None or name in found or op.type in (*CONVOLUTIONS, *LINEAR):
+            continue
+        found.add(name)
+        names += op.input_arg_names
+    return found
 
 
 def _undo(graph: Any, made: dict[str, Any], activation: str) -> None:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge.artifact import TensorInfo
+from edge.datasets.samples import export_data
 from edge.errors import BadInput, ConversionFailed, Unsupported
 from edge.export import repairs
 from edge.export.repairs.graph import weight_of
+from edge.models.saved import stored_tensors
 from edge.models.source import ModelSource, build_layer, inputs_of
 
 #: Operators of a program that is still being trained.
 TRAINING = frozenset({"sgd", "momentum", "adam", "adamw", "adagrad", "rmsprop", "lamb", "cross_entropy_grad", "softmax_with_cross_entropy"})
 #: Samples that the source is run on at a time.
 BATCH = 64
+#: Where a message of Paddle says what is wrong, behind a traceback or two; and what it adds to it.
+_ERROR_LINE = re.compile(r"^\s*(?:\w+\.)*\w*(?:Error|Exception)\b.*", re.MULTILINE)
+_ADDITIONS = re.compile(r"\s*(?:\[Hint:.*?\](?=\s|$)|\(at /paddle/\S+\)|\[operator < \w+ > error\])", re.DOTALL)
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 def save_legacy(source: dict[str, Any], out: str, progress: Any) -> dict[str, Any]:
@@ -51,7 +59,7 @@ def save_legacy(source: dict[str, Any], out: str, progress: Any) -> dict[str, An
     executor = paddle.static.Executor(paddle.CPUPlace())
     program, feeds, fetches = load_program(origin.name, program_path, params_path, executor)
     scope = paddle.static.global_scope()
-    size = _check_parameters(origin.name, program, scope)
+    size = _check_parameters(origin.name, [v.name for v in program.list_vars() if v.persistable and v.name not in ("feed", "fetch")], scope)
     repaired = repairs.apply(program, scope)
     inputs = [program.global_block().var(name) for name in feeds]
     paddle.static.save_inference_model(prefix, inputs, fetches, executor, program=program, clip_extra=False)
@@ -72,6 +80,8 @@ def save_pir(source: dict[str, Any], out: str, progress: Any) -> dict[str, Any]:
 
     Raises:
         Unsupported: the source is a legacy program, which Paddle cannot turn into a PIR program.
+        BadInput: a damaged program, parameters that do not fit or are NaN, a layer that does not run.
+        ConversionFailed: the layer runs, and Paddle cannot trace it.
     """
     origin = ModelSource.from_dict(source)
     if origin.kind == "legacy":
@@ -79,7 +89,7 @@ def save_pir(source: dict[str, Any], out: str, progress: Any) -> dict[str, Any]:
     if origin.kind == "pir":
         shutil.copyfile(str(origin.program), f"{out}/model.json")
         shutil.copyfile(str(origin.params), f"{out}/model.pdiparams")
-        return _described_pir(f"{out}/model.json", f"{out}/model.pdiparams")
+        return _described_pir(origin.name, Path(str(origin.program)), Path(str(origin.params)))
     _save_layer(origin, f"{out}/model")
     _check_written(Path(out, "model.json"))
     return {}
@@ -91,11 +101,11 @@ def source_outputs(source: dict[str, Any], inputs: list[str], out: str, progress
     A layer runs in dynamic mode, a saved program in Paddle Inference without its graph passes.
 
     Raises:
-        BadInput: the model gives NaN or infinity on these inputs, or cannot be run on them.
+        BadInput: the model gives NaN or infinity on these inputs, cannot be run on them, or gives an output that is not one row a sample.
     """
     origin = ModelSource.from_dict(source)
     arrays = [np.load(path, allow_pickle=False) for path in inputs]
-    run = _run_layer(origin) if origin.kind in ("zoo", "vision", "factory") else _run_program(origin)
+    run = _checked(origin, _run_layer(origin) if origin.kind in ("zoo", "vision", "factory") else _run_program(origin))
     parts: list[list[np.ndarray]] = []
     count = len(arrays[0])
     for start in range(0, count, BATCH):
@@ -119,18 +129,18 @@ def load_program(name: str, program_path: str, params_path: str, executor: Any) 
 
     folder, stem = Path(program_path).parent, Path(program_path).name
     try:
+        whole = paddle.static.deserialize_program(Path(program_path).read_bytes())
+    except Exception as error:
+        raise BadInput(f"{program_path}: Paddle cannot read the program: {said(error)}") from error
+    _check_trained(program_path, {op.type for block in whole.blocks for op in block.ops})
+    shapes = {v.name: tuple(v.shape) for v in whole.list_vars() if paddle.static.io.is_persistable(v)}
+    _check_belong(program_path, params_path, shapes)
+    try:
         program, feeds, fetches = paddle.static.load_inference_model(
             str(folder), executor, model_filename=stem, params_filename=str(Path(params_path).relative_to(folder))
         )
     except Exception as error:
-        text = " ".join(str(error).split())[-300:]
-        raise BadInput(f"{program_path}: Paddle cannot load the program with {Path(params_path).name}: {text}") from error
-    trained = sorted({op.type for block in program.blocks for op in block.ops if op.type in TRAINING or op.type.endswith("_grad")})
-    if trained:
-        raise BadInput(
-            f"{program_path}: is a training program (it holds {', '.join(trained[:3])})",
-            hint="save the inference part: paddle.static.save_inference_model, or paddle.jit.save of the layer in eval mode",
-        )
+        raise BadInput(f"{program_path}: Paddle cannot load the program with {Path(params_path).name}: {said(error)}") from error
     if not feeds or not fetches:
         raise BadInput(f"{program_path}: the program has no {'outputs' if feeds else 'inputs'}")
     return program, feeds, fetches
@@ -141,17 +151,69 @@ def _save_layer(origin: ModelSource, prefix: str, **options: Any) -> None:
     import paddle
 
     layer = build_layer(origin)
-    specs = [paddle.static.InputSpec(list(info.shape), info.dtype, info.name) for info in inputs_of(origin, layer)]
+    inputs = inputs_of(origin, layer)
+    specs = [paddle.static.InputSpec(list(info.shape), info.dtype, info.name) for info in inputs]
     try:
         static = paddle.jit.to_static(layer, input_spec=specs, full_graph=True)
         paddle.jit.save(static, prefix, **options)
-    except EdgeTraceErrors as error:
-        text = " ".join(str(error).split())[-300:]
-        raise ConversionFailed(f"{origin.name}: Paddle cannot trace the layer into a program: {type(error).__name__}: {text}") from error
+    except Exception as error:
+        # a layer that does not run at all is refused for that
+        _checked(origin, _run_layer(origin))(list(export_data("random", inputs, calibration_count=1, judge_count=1).judge.inputs))
+        raise ConversionFailed(f"{origin.name}: Paddle cannot trace the layer into a program: {said(error, origin.search_path)}") from error
 
 
-#: What a trace through the user's forward can raise.
-EdgeTraceErrors = (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, AssertionError, IndexError, KeyError)
+def said(error: Exception, folder: str | None = None) -> str:
+    """What an error of Paddle says, as part of a sentence: without the traceback, hints and places in Paddle that it puts into its message.
+
+    Args:
+        folder: the last place in the files there is named.
+    """
+    text = str(error)
+    lines = list(_ERROR_LINE.finditer(text))
+    core = " ".join(_ADDITIONS.sub("", text[lines[-1].start() :] if lines else f"{type(error).__name__}: {text}").split())
+    mine = [(file, line) for file, line in _FRAME.findall(text) if folder and file.startswith(f"{folder}/")]
+    place = f" ({Path(mine[-1][0]).name}, line {mine[-1][1]})" if mine else ""
+    return (core if len(core) <= 300 else f"{core[:300]}...") + place
+
+
+def _checked(origin: ModelSource, run: Callable[[list[np.ndarray]], list[np.ndarray]]) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """``run``, where what the model itself cannot do is a bad input."""
+
+    def checked(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        shapes = ", ".join(str(list(array.shape)) for array in arrays)
+        try:
+            outputs = run(arrays)
+        except Exception as error:
+            raise BadInput(
+                f"{origin.name}: the Paddle model itself does not run on inputs of shape {shapes}: {said(error, origin.search_path)}"
+            ) from error
+        for index, array in enumerate(outputs):
+            if array.shape[:1] != arrays[0].shape[:1]:
+                raise BadInput(f"{origin.name}: output {index} has the shape {list(array.shape)} for inputs of shape {shapes}: not one row a sample")
+        return outputs
+
+    return checked
+
+
+def _check_trained(program: str, operators: set[str]) -> None:
+    found = [*sorted(operators & TRAINING), *sorted(name for name in operators - TRAINING if name.endswith("_grad"))]
+    if found:
+        raise BadInput(
+            f"{program}: is a training program (it holds {', '.join(found[:3])})",
+            hint="save the inference part: paddle.static.save_inference_model, or paddle.jit.save of the layer in eval mode",
+        )
+
+
+def _check_belong(program: str, params: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuse parameters whose shapes are not those that the program names; sides of 1 do not count."""
+    if not shapes:
+        return
+    stored, needed = stored_tensors(Path(params)), sorted(shapes.items())
+    if len(stored) != len(needed):
+        raise BadInput(f"{params}: holds {len(stored)} tensors, the program {program} needs {len(needed)}: they do not belong together")
+    for (name, shape), found in zip(needed, stored, strict=True):
+        if [side for side in shape if side != 1] != [side for side in found if side != 1]:
+            raise BadInput(f"{params}: holds {list(found)} where the program {program} needs {name} {list(shape)}: they do not belong together")
 
 
 def _check_written(path: Path) -> None:
@@ -159,15 +221,16 @@ def _check_written(path: Path) -> None:
         raise ConversionFailed(f"Paddle wrote no {path.name}")
 
 
-def _check_parameters(name: str, program: Any, scope: Any) -> int:
-    """Bytes of all parameters; refuses NaN."""
+def _check_parameters(name: str, parameters: Iterable[str], scope: Any) -> int:
+    """Bytes of all parameters; refuses NaN, and a model without any."""
     size = 0
-    for variable in program.list_vars():
-        if variable.persistable and variable.name not in ("feed", "fetch"):
-            array = np.asarray(scope.find_var(variable.name).get_tensor())
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise BadInput(f"{name}: the parameter {variable.name} holds NaN or infinity")
-            size += array.nbytes
+    for parameter in parameters:
+        array = np.asarray(scope.find_var(parameter).get_tensor())
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise BadInput(f"{name}: the parameter {parameter} holds NaN or infinity")
+        size += array.nbytes
+    if not size:
+        raise BadInput(f"{name}: the model has no parameters", hint="export the layer that holds the trained weights")
     return size
 
 
@@ -218,8 +281,7 @@ def plain_predictor(program: str, params: str) -> Any:
     try:
         return create_predictor(config)
     except Exception as error:
-        text = " ".join(str(error).split())[-300:]
-        raise BadInput(f"{program}: Paddle cannot load the program with {Path(params).name}: {text}") from error
+        raise BadInput(f"{program}: Paddle cannot load the program with {Path(params).name}: {said(error)}") from error
 
 
 def _described(variable: Any) -> dict[str, Any]:
@@ -231,24 +293,27 @@ def _tensor(name: str, variable: Any) -> dict[str, Any]:
     return TensorInfo(name=name, shape=shape, dtype=str(variable.dtype).rpartition(".")[2].lower()).model_dump()
 
 
-def _described_pir(program: str, params: str) -> dict[str, Any]:
+def _described_pir(name: str, program: Path, params: Path) -> dict[str, Any]:
     """Inputs, outputs (a PIR program has no names for them) and parameter_bytes; layers are not listed.
 
     Raises:
-        BadInput: Paddle cannot load it.
+        BadInput: Paddle cannot load it, the parameters do not fit, or are NaN.
     """
     import paddle
 
     paddle.enable_static()
-    path = Path(program)
+    executor = paddle.static.Executor(paddle.CPUPlace())
     try:
         loaded, feeds, fetches = paddle.static.load_inference_model(
-            str(path.parent), paddle.static.Executor(paddle.CPUPlace()), model_filename=path.name, params_filename=Path(params).name
+            str(program.parent), executor, model_filename=program.name, params_filename=params.name
         )
     except Exception as error:
-        text = " ".join(str(error).split())[-300:]
-        raise BadInput(f"{program}: Paddle cannot load the program with {Path(params).name}: {text}") from error
+        raise BadInput(f"{program}: Paddle cannot load the program with {params.name}: {said(error)}") from error
+    _check_trained(str(program), {op.name().rpartition(".")[2].rstrip("_") for op in loaded.global_block().ops})
+    shapes = {op.attrs()["parameter_name"]: tuple(op.results()[0].shape) for op in loaded.global_block().ops if op.name() == "builtin.parameter"}
+    _check_belong(str(program), str(params), shapes)
+    size = _check_parameters(name, shapes, paddle.static.global_scope())
     data = {op.attrs()["name"]: op.results()[0] for op in loaded.global_block().ops if op.name() == "pd_op.data"}
-    inputs = [_tensor(name, data[name]) for name in feeds]
+    inputs = [_tensor(feed, data[feed]) for feed in feeds]
     outputs = [_tensor(f"output_{index}", value) for index, value in enumerate(fetches)]
-    return {"inputs": inputs, "outputs": outputs, "layers": [], "parameter_bytes": Path(params).stat().st_size}
+    return {"inputs": inputs, "outputs": outputs, "layers": [], "parameter_bytes": size}

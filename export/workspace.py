@@ -11,13 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edge.errors import Unavailable
+from edge.errors import ConversionFailed, Unavailable, Unsupported
 from edge.export.calibrate import Method
 from edge.jobs import JobProgress, run_job
 from edge.models.source import ModelSource
 
 LEGACY = {"FLAGS_enable_pir_api": "0"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+#: Written by `edge.export.onnx.convert` before it converts: the sentence for when it ends with these words.
+UNKNOWN_OPERATORS, ABORTED = "unknown_operators.txt", "Due to the unsupported operators"
 #: Seconds that one conversion may take.
 TIMEOUT = 1800
 
@@ -112,11 +114,21 @@ class Workspace:
         return facts
 
     def onnx_fp32(self) -> Path:
-        """The fp32 ONNX file that the other ONNX precisions and the ranges start from."""
+        """The fp32 ONNX file that the other ONNX precisions and the ranges start from.
+
+        Raises:
+            Unsupported: an operator that paddle2onnx does not know.
+        """
         program, params = (str(path) for path in self.program())
 
         def convert(out: Path) -> Any:
-            return self.job("edge.export.onnx:convert", {"program": program, "params": params, "out": str(out), "opset": self.options.opset})
+            arguments = {"program": program, "params": params, "out": str(out), "opset": self.options.opset}
+            try:
+                return self.job("edge.export.onnx:convert", arguments)
+            except ConversionFailed as error:
+                if ABORTED in error.message:
+                    raise Unsupported((out / UNKNOWN_OPERATORS).read_text()) from error
+                raise
 
         return self._folder("onnx", convert) / "model.onnx"
 
@@ -155,7 +167,7 @@ class Workspace:
             arguments: dict[str, Any] = {
                 "model": model,
                 "ranges": ranges,
-                "inputs": [str(path) for path in self.samples],
+                "inputs": self._named_samples(),
                 "scratch": str(self.folder),
             }
             arguments |= {"signed": self.options.signed_activations, "full_range": self.options.full_range}

@@ -69,7 +69,7 @@ def export(
     source = resolve_model(model, weights=weights, inputs=[parse_input(text) for text in inputs] or None, seed=seed)
     request = ExportRequest(
         source,
-        name or source.label,
+        source.label if name is None else name,
         calibration,
         preprocessing=parse_preprocessing(preprocess) if preprocess else None,
         formats=frozenset(map(Format, formats)) if formats else None,
@@ -93,8 +93,11 @@ def export(
         print_exported([cell for cell in cells if cell.artifact])
         print_remarks([(cell_key(cell), cell.status.value, text) for cell in cells for text in (cell.reason, cell.note) if text])
     if failed := [cell for cell in cells if cell.status is Status.FAILED and cell.artifact is None]:
-        raise CheckFailed(f"{len(failed)} of {len(cells)} cells failed: {', '.join(cell_key(cell) for cell in failed)}")
+        more = f" ({len(failed)} of {len(cells)} cells failed)" if len(failed) > 1 else ""
+        raise CheckFailed(f"{cell_key(failed[0])}: {failed[0].reason}{more}")
     asked_by_name = formats and precisions
-    missing = [cell for cell in cells if cell.status in (Status.UNSUPPORTED, Status.UNAVAILABLE)]
+    # a processor cannot be asked for by name: one of them is enough
+    made = {(cell.format, cell.precision) for cell in cells if cell.artifact}
+    missing = [cell for cell in cells if cell.artifact is None and (cell.format, cell.precision) not in made]
     if asked_by_name and missing:
         raise Unsupported(f"{cell_key(missing[0])}: {missing[0].reason}")

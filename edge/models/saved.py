@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from edge.errors import BadInput
 
@@ -17,6 +20,11 @@ _PIR_HEAD = re.compile(rb'\s*\{\s*"base_code"\s*:\s*\{[^{}]*"magic"\s*:\s*"pir"'
 #: Top-level fields of a ProgramDesc: blocks, version, op_version_map. All are length-delimited.
 _PROGRAM_FIELDS = frozenset({0x0A, 0x22, 0x2A})
 
+#: Bytes of an element by the number that Paddle gives its type: bool, int16 to int64, float16 to float64, uint8, int8, bfloat16, complex, float8.
+_ELEMENT = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2, 23: 8, 24: 16, 32: 1, 33: 1}
+#: The description of a tensor in a parameters file is a few bytes.
+_MAX_DESCRIPTION = 4096
+_AGAIN = "copy it again, or save the model again"
 _SAVE = "save one with: paddle.jit.save(layer, 'PREFIX', input_spec=[...])"
 #: Files that people try, and what to do instead. {path} is the file.
 _FOREIGN = {
@@ -114,22 +122,80 @@ def _params(program: Path, params: Path) -> Path:
     """The parameters' file, present and plausible."""
     if not params.is_file():
         raise BadInput(f"{program}: its parameters are missing: {params} is not there", hint="copy that file beside the program")
-    head = _head(params)
-    if not head:
-        raise BadInput(f"{params}: the file is empty", hint="copy it again, or save the model again")
-    if head[:4] != b"\0\0\0\0":  # the version of the first tensor, 0 since Paddle 0.x
-        raise BadInput(
-            f"{params}: not Paddle parameters: it does not begin as paddle.jit.save begins them", hint="copy it again, or save the model again"
-        )
+    stored_tensors(params)
     return params
+
+
+def stored_tensors(params: Path) -> list[tuple[int, ...]]:
+    """The shapes of the tensors in a parameters file, in its order, which is that of their names. Their values are not read.
+
+    Paddle itself reads a file that is cut off, or is another model's, without a word.
+
+    Raises:
+        BadInput: not Paddle's parameters, cut off, or cannot be read.
+    """
+    try:
+        with params.open("rb") as file:
+            return list(_shapes(params, file, params.stat().st_size))
+    except OSError as error:
+        raise BadInput(f"{params}: cannot be read: {error.strerror}") from error
+
+
+def _shapes(params: Path, file: BinaryIO, size: int) -> Iterator[tuple[int, ...]]:
+    """Each tensor: version, levels of detail, version, length of its description, description (a protobuf message), values."""
+    if not size:
+        raise BadInput(f"{params}: the file is empty", hint=_AGAIN)
+    while (start := file.tell()) < size:
+        if file.read(4) != b"\0\0\0\0":  # the version, 0 since Paddle 0.x
+            where = "it does not begin as paddle.jit.save begins them" if start == 0 else f"no tensor begins at byte {start}"
+            raise BadInput(f"{params}: not Paddle parameters: {where}", hint=_AGAIN)
+        for _ in range(min(_number(file, 8), 16)):
+            file.seek(_number(file, 8), 1)
+        version, length = _number(file, 4), _number(file, 4)
+        description = file.read(min(length, _MAX_DESCRIPTION))
+        element, shape = _described(description) if version == 0 and len(description) == length else (0, ())
+        file.seek(element * math.prod(shape), 1)
+        if file.tell() > size or len(description) < length:
+            raise BadInput(f"{params}: the parameters are cut off", hint=_AGAIN)
+        if not element:
+            raise BadInput(f"{params}: not Paddle parameters: no tensor begins at byte {start}", hint=_AGAIN)
+        yield shape
+
+
+def _number(file: BinaryIO, length: int) -> int:
+    """A little-endian number, at most 2^40: no file is longer."""
+    return min(int.from_bytes(file.read(length), "little"), 1 << 40)
+
+
+def _described(message: bytes) -> tuple[int, tuple[int, ...]]:
+    """(bytes of an element, shape) of a TensorDesc: field 1 is the type, field 2 a side, one by one or packed. (0, ()) where it is none."""
+    kind, shape, position = -1, [], 0
+    while position < len(message):
+        tag = message[position]
+        value, position = _varint(message, position + 1)
+        if tag == 0x08:
+            kind = value
+        elif tag == 0x10:
+            shape.append(value)
+        elif tag == 0x12:
+            end = position + value
+            while position < min(end, len(message)):
+                side, position = _varint(message, position)
+                shape.append(side)
+        else:
+            return 0, ()
+    return (_ELEMENT.get(kind, 0), tuple(shape)) if position == len(message) else (0, ())
 
 
 def _check_pir(path: Path) -> None:
     data = _program_bytes(path)
     if not _PIR_HEAD.match(data[:4096]):
         raise BadInput(f'{path}: not a Paddle program: a PIR program begins with {{"base_code":{{"magic":"pir"', hint=_SAVE)
-    if not data.rstrip().endswith(b"}"):
-        raise BadInput(f"{path}: the program is cut off", hint="copy it again, or save the model again")
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError) as error:
+        what = "cut off" if not isinstance(error, json.JSONDecodeError) or error.pos >= len(error.doc.rstrip()) else f"damaged: {error}"
+        raise BadInput(f"{path}: the program is {what}", hint=_AGAIN) from error
 
 
 def _check_legacy(path: Path) -> None:
@@ -143,7 +209,7 @@ def _check_legacy(path: Path) -> None:
         length, position = _varint(data, position + 1)
         position += length
     if position != len(data) or not blocks:
-        raise BadInput(f"{path}: the program is cut off", hint="copy it again, or save the model again")
+        raise BadInput(f"{path}: the program is cut off", hint=_AGAIN)
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
@@ -169,7 +235,7 @@ def _program_bytes(path: Path) -> bytes:
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
     if not data:
-        raise BadInput(f"{path}: the file is empty", hint="copy it again, or save the model again")
+        raise BadInput(f"{path}: the file is empty", hint=_AGAIN)
     return data
 
 

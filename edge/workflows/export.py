@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import importlib
 import json
+import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.artifact import (
+    MODEL_NAME,
     VECTORS,
     Artifact,
     Int8,
@@ -52,6 +56,8 @@ CALIBRATION_SAMPLES = 512
 #: Judging samples whose inputs and outputs travel inside the artifact, and the bytes that they may take before compression.
 VECTOR_SAMPLES, VECTOR_BYTES = 16, 16 << 20
 INDEX = "export.json"
+#: Of a model, in characters: it becomes the name of folders.
+MAX_NAME = 100
 
 
 class ExportedCell(Frozen):
@@ -131,13 +137,18 @@ def export_model(
         The cells in the order of the support table.
 
     Raises:
-        BadInput: the model or the data cannot be used.
+        BadInput: the model, its name, the data or ``out`` cannot be used.
         Unavailable: not enough disk or memory.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    if not re.fullmatch(MODEL_NAME, request.name) or len(request.name) > MAX_NAME:
+        raise BadInput(
+            f"{request.name[: MAX_NAME + 1]!r} is no name for a model: it begins with a letter or digit, goes on with those and . _ -, "
+            f"and has {MAX_NAME} characters at most",
+            hint="give one with --name",
+        )
     cells = select(set(request.formats) if request.formats else None, set(request.precisions) if request.precisions else None)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".work.") as scratch:
-        source = _Source.prepare(request, cells, Path(scratch), out, progress)
+    with _scratch_in(out) as scratch:
+        source = _Source.prepare(request, cells, scratch, out, progress)
         with side_by_side(min(2, cores())) as pool:
             futures = {pool.submit(_export_cell, cell, source, out): index for index, cell in enumerate(cells)}
             finished: dict[int, ExportedCell] = {}
@@ -147,6 +158,20 @@ def export_model(
     ordered = [finished[index] for index in range(len(cells))]
     _write_index(out, ordered)
     return ordered
+
+
+@contextlib.contextmanager
+def _scratch_in(out: Path) -> Iterator[Path]:
+    """A scratch folder in ``out``, on the same file system as what will be kept; ``out`` is made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=out, prefix=".work.")
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise BadInput(f"{out}: artifacts cannot be written there: {error.strerror}", hint="name another folder with --out") from error
+    with scratch as folder:
+        yield Path(folder)
 
 
 def read_index(folder: Path) -> ExportIndex:
@@ -184,16 +209,16 @@ class _Source:
     @staticmethod
     def prepare(request: ExportRequest, cells: list[Cell], scratch: Path, out: Path, progress: JobProgress) -> _Source:
         workspace = Workspace(scratch / "steps", request.source, (), request.options, progress=progress)
+        # where the inputs are known, data that cannot be used is refused before anything is loaded
+        known = request.source.inputs
+        early = _data(request, known) if known else None
         described = workspace.described()
         check_room(out, described["parameter_bytes"], cells)
-        inputs = [TensorInfo(**tensor) for tensor in described["inputs"]]
-        data = export_data(
-            request.data or "random",
-            inputs,
-            preprocessing=request.preprocessing,
-            calibration_count=request.calibration_samples,
-            judge_count=request.judge_samples,
-        )
+        inputs = tuple(TensorInfo(**tensor) for tensor in described["inputs"])
+        rank = len(described["outputs"][0]["shape"])
+        if request.max_drop is not None and rank != 2:
+            raise BadInput(f"{request.name}: --max-drop needs a classifier, whose first output is [N, classes]; this one has {rank} dimensions")
+        data = early if early and inputs == known else _data(request, inputs)
         judge = _saved(scratch / "judge", data.judge)
         samples = _saved(scratch / "calibration", data.calibration) if request.data else ()
         digest = _digest([*workspace.program(), *judge])
@@ -262,6 +287,16 @@ class _Source:
         return [np.load(folder / f"output_{index}.npy", allow_pickle=False) for index in range(len(shapes))]
 
 
+def _data(request: ExportRequest, inputs: Sequence[TensorInfo]) -> ExportData:
+    return export_data(
+        request.data or "random",
+        inputs,
+        preprocessing=request.preprocessing,
+        calibration_count=request.calibration_samples,
+        judge_count=request.judge_samples,
+    )
+
+
 def _saved(folder: Path, samples: Samples) -> tuple[Path, ...]:
     folder.mkdir()
     for index, array in enumerate(samples.inputs):
@@ -274,7 +309,11 @@ def _digest(paths: Iterable[Path]) -> str:
 
 
 def _export_cell(cell: Cell, source: _Source, out: Path) -> ExportedCell:
-    """Make, prove and keep one cell; whatever stops it becomes its status and reason."""
+    """Make, prove and keep one cell; whatever stops it becomes its status and reason.
+
+    Raises:
+        BadInput: the model itself does not run on the data, and no cell can be judged.
+    """
     identity = {"model": source.request.name, "format": cell.format, "precision": cell.precision, "target_arch": cell.target_arch}
     name = artifact_name(source.request.name, cell.format, cell.precision, cell.target_arch)
     if cell.makes == "unsupported":
@@ -292,6 +331,8 @@ def _export_cell(cell: Cell, source: _Source, out: Path) -> ExportedCell:
     except Unsupported as error:
         return ExportedCell(**identity, status=Status.UNSUPPORTED, reason=str(error))
     except EdgeError as error:
+        if isinstance(error, BadInput) and not isinstance(error, BadArtifact):
+            raise
         return ExportedCell(**identity, status=Status.FAILED, reason=str(error))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edge.errors import BadInput, ConversionFailed
-from edge.jobs import child_environment, run_child, run_job, side_by_side
+from edge.jobs import child_environment, last_words, run_child, run_job, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +41,23 @@ def test_a_child_that_aborts_is_reported_with_its_last_words(tmp_path: Path) -> 
     status = run_child(["/bin/sh", "-c", "echo the reason >&2; kill -ABRT $$"], environment=child_environment(), log=log)
     assert status == -signal.SIGABRT
     assert "the reason" in log.read_text()
+
+
+def test_last_words_are_what_went_wrong_not_the_crash_report_around_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "\x1b[0;33m2026-11-25 03:31:08 [WARNING]\tThe .pdmodel file is deprecated\x1b[0m\n"
+        "W1125 03:31:14.632831 26994 eager_utils.cc:3584] out tensor is not supported\n[Paddle2ONNX] \n"
+        "[ERROR][Paddle2ONNX] Due to the unsupported operators, the conversion is aborted.\n\n"
+        "--------------------------------------\nC++ Traceback (most recent call last):\n--------------------------------------\n"
+        "0   paddle2onnx::Export(char const*, char const*)\n\n----------------------\nError Message Summary:\n----------------------\n"
+        "FatalError: `Process abort signal` is detected by the operating system.\n"
+        '  [TimeInfo: *** Aborted at 1795577468 (unix time) try "date -d @1795577468" if you are using GNU date ***]\n'
+        "  [SignalInfo: *** SIGABRT (@0x6948) received by PID 26952 (TID 0x7fb9ede14b80) from PID 26952 ***]\n"
+    )
+    assert last_words(log) == "out tensor is not supported | [ERROR][Paddle2ONNX] Due to the unsupported operators, the conversion is aborted."
+    log.write_text("Error Message Summary:\n----------\n")
+    assert last_words(log) == "Error Message Summary: | ----------", "where there is nothing else"
 
 
 def test_a_job_that_is_killed_is_a_named_error() -> None:
