@@ -39,8 +39,9 @@ _LIVE: set[subprocess.Popen[bytes]] = set()
 _LIVE_LOCK = threading.Lock()
 #: Set while an interrupt is on its way: a thread between two children must not start the next.
 _STOPPING = threading.Event()
-#: What tools put before a line: colours, Paddle's log header (kind, time, thread, file), a date.
-_DECORATION = re.compile(r"\x1b\[[0-9;]*m|^[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ \S+\] |^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?=\[)")
+#: What tools put around a line, and before it: Paddle's log header (kind, time, thread, file), a date.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_HEADER = re.compile(r"^[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ \S+\] |^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?=\[)")
 #: Lines around the one that says what is wrong: Paddle's crash report, warnings.
 _NOISE = re.compile(
     r"-{4,}$|C\+\+ Traceback|Error Message Summary|FatalError: `|\[(?:TimeInfo|SignalInfo|WARNING|INFO)\b|\d+\s+\w.*[)\]]$|No stack trace"
@@ -106,7 +107,7 @@ def last_words(log: Path, lines: int = 3) -> str:
         text = log.read_bytes()[-8000:].decode(errors="replace")
     except OSError:
         return "it printed nothing"
-    printed = [line for raw in text.replace("\r", "\n").splitlines() if (line := _DECORATION.sub("", raw.strip()).strip())]
+    printed = [line for raw in _COLOUR.sub("", text).replace("\r", "\n").splitlines() if (line := _HEADER.sub("", raw.strip()).strip())]
     kept = [line for line in printed if not _NOISE.match(line)] or printed
     return " | ".join(line[:300] for line in kept[-lines:]) or "it printed nothing"
 
