@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What quantization-aware fine-tuning brings over plain int8: one net, several seeds, each int8 file judged in its own runtime.
 
-.venv/bin/python scripts/study_qat.py     (about 25 minutes on two free cores; an interrupted run goes on where it stopped)
+.venv/bin/python scripts/study_qat.py     (an interrupted run goes on where it stopped)
 
 For each seed one net is trained, then fine-tuned twice from the same weights over the same batches, once as it is (the control) and once with int8
 simulated (`edge.compress.qat`); both keep the running statistics of their batch norms. All three nets are exported to int8 alike. Nothing is
@@ -129,7 +129,7 @@ def judge(study: Study, arm: str, seed: int) -> dict[str, float | str]:
     request = ExportRequest(
         source, f"{study.model}_{arm}_seed{seed}", study.dataset, formats=FORMATS, precisions=frozenset({Precision.INT8}), allow_mismatch=True
     )  # fmt: skip
-    found: dict[str, float | str] = {}
+    found: dict[str, float | str] = {FP32: "no int8 file could be run"}
     for cell in export_model(request, out):
         if cell.target_arch is Arch.ARM:
             continue
