@@ -185,7 +185,7 @@ def _another_model(artifact: Artifact, source: ModelSource) -> Iterator[None]:
     """A source that cannot be run on the artifact's samples is a wrong argument."""
     try:
         yield
-    except ConversionFailed as error:
+    except (BadInput, ConversionFailed) as error:
         raise _wrong(artifact, source, f"it cannot be run on the artifact's samples: {error.message[-300:]}") from error
 
 
