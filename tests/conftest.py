@@ -69,7 +69,7 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     before = pip_freeze()
-    ran = run_edge("demo", "--dataset", "digits", "--train-seconds", "40", "--out", folder)
+    ran = run_edge("demo", "--dataset", "digits", "--train-seconds", "4000", "--out", folder)
     assert ran.code == 0, ran.err
     return Demo(folder, ran, (before, pip_freeze()))
 
