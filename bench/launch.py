@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -102,6 +103,15 @@ def run_worker(
         kind = UnsupportedPrecision if (result.error or "").startswith("UnsupportedPrecision") else CheckFailed
         raise kind((result.error or "failed without a reason").removeprefix("UnsupportedPrecision: "))
     return result
+
+
+def write_inputs(folder: Path, arrays: Sequence[np.ndarray]) -> list[Path]:
+    """Write ``input_I.npy`` into the folder, which is made: what `run_worker` takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"input_{index}.npy" for index in range(len(arrays))]
+    for path, array in zip(paths, arrays, strict=True):
+        np.save(path, array)
+    return paths
 
 
 def read_outputs(folder: Path, count: int, samples: int) -> list[np.ndarray]:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from edge.bench.results import read_results as read_results
     from edge.devices.local import LocalTarget as LocalTarget
     from edge.workflows.bench import run_bench as run_bench
-    from edge.workflows.export import ExportRequest as ExportRequest
     from edge.workflows.export import export_model as export_model
+    from edge.workflows.export_source import ExportRequest as ExportRequest
 
 _HOMES = {
     "BenchRequest": "edge.bench.measure",
-    "ExportRequest": "edge.workflows.export",
+    "ExportRequest": "edge.workflows.export_source",
     "LocalTarget": "edge.devices.local",
     "export_model": "edge.workflows.export",
     "load_artifact": "edge.artifact",

@@ -80,24 +80,50 @@ class Parity(Frozen):
     twin: str | None = None
 
 
+class Side(Frozen):
+    """One of the two artifacts that are set side by side: accuracy or agreement lost in points, ``size`` in B, median latency ``p50`` in ms."""
+
+    float_layers: int
+    drop: float
+    size: int
+    p50: float
+
+
+class Tuning(Frozen):
+    """Plain int8, and what was kept; all measured on ``samples`` calibration samples.
+
+    Attributes:
+        metric: ``accuracy`` with labels, ``agreement`` with the Paddle model without.
+        trials: how many artifacts were made and run.
+    """
+
+    metric: Literal["accuracy", "agreement"]
+    samples: int
+    trials: int
+    plain: Side
+    kept: Side
+
+
 class Int8(Frozen):
     """How an int8 artifact was quantized.
 
     Attributes:
         method: how the ranges were taken; from ``samples`` samples of ``data``.
+        signed_activations: of an ONNX file: S8 instead of U8. full_range: all 8 bits, see `edge.export.quantize`.
         ranges: weight -> (lowest, highest) value of the activation that its layer reads. The same for every format.
         float_layers: weights of the layers that were kept in float to hold ``max_drop`` points.
-        tuning: what keeping them brought and cost: see `edge.workflows.accuracy.Tuning`.
+        tuning: what keeping them brought and cost.
     """
 
     method: str
     data: str
     samples: int
     ranges: dict[str, tuple[float, float]]
+    signed_activations: bool = False
     full_range: bool = False
     float_layers: tuple[str, ...] = ()
     max_drop: float | None = None
-    tuning: dict[str, Any] | None = None
+    tuning: Tuning | None = None
 
 
 class Origin(Frozen):

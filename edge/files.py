@@ -58,6 +58,29 @@ def new_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def read_limited(path: Path, limit: int, what: str) -> bytes:
+    """The bytes of an untrusted file that is neither larger than ``limit`` bytes nor empty.
+
+    Args:
+        what: the file's kind, for the sentence.
+
+    Raises:
+        BadInput: missing, unreadable, too large or empty.
+    """
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise BadInput(f"{path}: {size} bytes, larger than the {limit >> 20} MiB that a {what} may have")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such {what}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
+    if not data:
+        raise BadInput(f"{path}: the file is empty", hint="copy it again, or save it again")
+    return data
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """A second name for a file that nobody changes any more; a copy where the file system has no links."""
     try:

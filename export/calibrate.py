@@ -16,7 +16,6 @@ from edge.errors import ConversionFailed
 from edge.vocabulary import Frozen
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
-METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy", "mse")
 #: Share of the values that the percentile method keeps, in % (onnxruntime's default).
 PERCENTILE = 99.999
 BINS = 2048

@@ -113,7 +113,7 @@ def quantize_onnx(model: str, ranges: str, float_layers: list[str], signed: bool
     quantizer = QDQQuantizer(
         graph,
         per_channel=True,
-        reduce_range=not (full_range or signed),
+        reduce_range=not full_range,  # signed activations too: onnxruntime makes them unsigned on x86
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8 if signed else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, tensors),
@@ -139,9 +139,9 @@ def _unquantize_inputs(graph: Any, names: set[str]) -> None:
     seen: set[str] = set()
     while nodes:
         node = nodes.pop()
-        if node.name in seen:
+        if node.output[0] in seen:
             continue
-        seen.add(node.name)
+        seen.add(node.output[0])
         for index, name in enumerate(node.input):
             decoder = made.get(name)
             encoder = made.get(decoder.input[0]) if decoder is not None and decoder.op_type == "DequantizeLinear" else None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edge.errors import ConversionFailed, Unavailable, Unsupported
 from edge.export.calibrate import Method
@@ -20,8 +24,8 @@ LEGACY = {"FLAGS_enable_pir_api": "0"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 #: Written by `edge.export.onnx.convert` before it converts: the sentence for when it ends with these words.
 UNKNOWN_OPERATORS, ABORTED = "unknown_operators.txt", "Due to the unsupported operators"
-#: Seconds that one conversion may take.
-TIMEOUT = 1800
+#: Seconds that one conversion, or the model itself over all samples, may take.
+TIMEOUT = 3600
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,15 @@ class Workspace:
         def quantize(out: Path) -> Any:
             return self.job("edge.export.quantize:quantize_program", {**arguments, "out": str(out)}, LEGACY)
 
-        return self._folder(f"int8-{runtime}-{abs(hash(self.float_layers))}" if self.float_layers else f"int8-{runtime}", quantize)
+        kept = hashlib.sha256(" ".join(self.float_layers).encode()).hexdigest()[:16]
+        return self._folder(f"int8-{runtime}-{kept}", quantize)
+
+    def source_outputs(self, inputs: Sequence[Path], threads: int = 1) -> list[np.ndarray]:
+        """What the Paddle model itself gives for the inputs, one .npy each: see `edge.export.source.source_outputs`."""
+        with tempfile.TemporaryDirectory(prefix="edge-source.") as folder:
+            arguments = {"source": self.source.as_dict(), "inputs": [str(path) for path in inputs], "out": folder}
+            shapes = self.job("edge.export.source:source_outputs", arguments, dict.fromkeys(ONE_THREAD, str(threads)))
+            return [np.load(Path(folder, f"output_{index}.npy"), allow_pickle=False) for index in range(len(shapes))]
 
     def ranked_layers(self) -> list[str]:
         """Quantizable layers by the error that each alone brings, see `edge.export.sensitivity.rank_layers`."""

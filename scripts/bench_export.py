@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from edge.environments import lite_python
@@ -24,7 +25,9 @@ from edge.export.paddle_lite import OPT_SCRIPT
 from edge.jobs import child_environment
 from edge.models.source import resolve_model
 from edge.vocabulary import Format, Precision
-from edge.workflows.export import ExportedCell, ExportRequest, export_model
+from edge.workflows.export import export_model
+from edge.workflows.export_index import ExportedCell
+from edge.workflows.export_source import ExportRequest
 
 NETS = (
     "paddle.vision:lenet", "paddle.vision:mobilenet_v1", "paddle.vision:mobilenet_v2", "paddle.vision:mobilenet_v3_small", "paddle.vision:resnet18",
@@ -95,9 +98,9 @@ def print_times(nets: list[str], out: Path, runs: int) -> None:
     print(f"{'all':<34} raw {raw_s:6.1f} s   edge {edge_s:6.1f} s   ratio {edge_s / raw_s:.2f}   (medians of {runs}, measured)")
 
 
-def timed(work: object) -> float:
+def timed(work: Callable[[], object]) -> float:
     began = time.perf_counter()
-    work()  # type: ignore[operator]
+    work()
     return time.perf_counter() - began
 
 

@@ -31,7 +31,8 @@ from edge.export.workspace import LEGACY
 from edge.jobs import run_job
 from edge.models.source import resolve_model
 from edge.vocabulary import Format, Precision
-from edge.workflows.export import ExportRequest, export_model
+from edge.workflows.export import export_model
+from edge.workflows.export_source import ExportRequest
 from edge.workflows.prove import outputs_of
 
 ROUNDS = 5

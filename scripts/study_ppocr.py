@@ -17,7 +17,8 @@ from edge.datasets.ppocr import page_masks
 from edge.datasets.samples import export_data
 from edge.models.source import resolve_model
 from edge.vocabulary import Precision
-from edge.workflows.export import ExportRequest, export_model
+from edge.workflows.export import export_model
+from edge.workflows.export_source import ExportRequest
 from edge.workflows.prove import outputs_of
 
 #: PP-OCR's own threshold of the detector's map (Du et al. 2020).

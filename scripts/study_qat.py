@@ -29,7 +29,8 @@ from edge.files import sha256_of, write_atomic
 from edge.models.source import resolve_model
 from edge.models.weights import load_weights, save_weights
 from edge.vocabulary import Arch, Format, Precision, Status
-from edge.workflows.export import ExportRequest, export_model
+from edge.workflows.export import export_model
+from edge.workflows.export_source import ExportRequest
 from edge.workflows.training import cores, thread_flags, train_students
 
 ARMS = ("trained", "control", "qat")

@@ -25,10 +25,9 @@ def demo(out: Path, dataset: str, train_seconds: float, as_json: bool) -> None:
     from edge.bench.report import remarks
     from edge.cli.display import Display, print_cells, print_remarks
     from edge.workflows.demo import DISTILLED, DemoEvents, alone_top1, run_demo
-    from edge.workflows.export import cell_key
 
     with Display() as display:
-        events = DemoEvents(display.say, display.progress, lambda cell: display.say(f"  {cell.status.value:<11} {cell_key(cell)}"))
+        events = DemoEvents(display.say, display.progress, lambda cell: display.say(f"  {cell.status.value:<11} {cell.key}"))
         results = run_demo(out, events, dataset=dataset, train_seconds=train_seconds)
     if as_json:
         click.echo(results.model_dump_json(indent=1))

@@ -15,7 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from edge.bench.present import Column
     from edge.bench.results import Cell
-    from edge.workflows.export import ExportedCell
+    from edge.workflows.export_index import ExportedCell
 
 #: Seconds between progress lines of one task where there is no terminal.
 QUIET_SECONDS = 20.0

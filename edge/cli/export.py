@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -61,10 +62,12 @@ def export(
     """
     from edge.cli.display import Display, print_exported, print_remarks
     from edge.datasets.samples import parse_preprocessing
+    from edge.export.calibrate import Method
     from edge.export.workspace import Options
     from edge.models.source import parse_input, resolve_model
     from edge.vocabulary import Format, Precision, Status
-    from edge.workflows.export import ExportRequest, cell_key, export_model
+    from edge.workflows.export import export_model
+    from edge.workflows.export_source import ExportRequest
 
     source = resolve_model(model, weights=weights, inputs=[parse_input(text) for text in inputs] or None, seed=seed)
     request = ExportRequest(
@@ -74,7 +77,7 @@ def export(
         preprocessing=parse_preprocessing(preprocess) if preprocess else None,
         formats=frozenset(map(Format, formats)) if formats else None,
         precisions=frozenset(map(Precision, precisions)) if precisions else None,
-        options=Options(opset, half_io, method, activations == "s8", full_range),  # type: ignore[arg-type]
+        options=Options(opset=opset, half_io=half_io, method=cast(Method, method), signed_activations=activations == "s8", full_range=full_range),
         max_drop=max_drop,
         allow_mismatch=allow_mismatch,
         calibration_samples=samples,
@@ -84,20 +87,20 @@ def export(
         cells = export_model(
             request,
             out,
-            lambda cell: display.say(f"  {cell.status.value:<11} {cell_key(cell)}{' (kept)' if cell.kept else ''}"),
+            lambda cell: display.say(f"  {cell.status.value:<11} {cell.key}{' (kept)' if cell.kept else ''}"),
             lambda done, total, note: display.progress(note or "export", done, total),
         )
     if as_json:
         click.echo(json.dumps([cell.model_dump(mode="json") for cell in cells], indent=1))
     else:
         print_exported([cell for cell in cells if cell.artifact])
-        print_remarks([(cell_key(cell), cell.status.value, text) for cell in cells for text in (cell.reason, cell.note) if text])
+        print_remarks([(cell.key, cell.status.value, text) for cell in cells for text in (cell.reason, cell.note) if text])
     if failed := [cell for cell in cells if cell.status is Status.FAILED and cell.artifact is None]:
         more = f" ({len(failed)} of {len(cells)} cells failed)" if len(failed) > 1 else ""
-        raise CheckFailed(f"{cell_key(failed[0])}: {failed[0].reason}{more}")
+        raise CheckFailed(f"{failed[0].key}: {failed[0].reason}{more}")
     asked_by_name = formats and precisions
     # a processor cannot be asked for by name: one of them is enough
     made = {(cell.format, cell.precision) for cell in cells if cell.artifact}
     missing = [cell for cell in cells if cell.artifact is None and (cell.format, cell.precision) not in made]
     if asked_by_name and missing:
-        raise Unsupported(f"{cell_key(missing[0])}: {missing[0].reason}")
+        raise Unsupported(f"{missing[0].key}: {missing[0].reason}")

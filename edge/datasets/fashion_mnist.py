@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
-
-from edge.datasets import Dataset, Split
-from edge.datasets.mnist import read_idx
+from edge.datasets import Dataset
+from edge.datasets.idx import check_files, read_split
 from edge.errors import BadInput
-from edge.files import sha256_of
 
 #: Gzipped idx files and their sha256 (Debian package dataset-fashion-mnist).
 FILES = {
@@ -45,15 +42,5 @@ def load(folder: Path | None = None) -> Dataset:
             raise BadInput(f"EDGE_FASHION_MNIST={os.environ['EDGE_FASHION_MNIST']} holds no {first}", hint="unset it, or name the right folder")
     if folder is None:
         raise BadInput("Fashion-MNIST is not on this machine", hint=FETCH)
-    for name, digest in FILES.items():
-        path = folder / name
-        if not path.is_file() or sha256_of(path) != digest:
-            raise BadInput(f"{path} is missing or not the Fashion-MNIST file", hint=f"{FETCH} --force")
-    return Dataset("fashion_mnist", _split(folder, "train"), _split(folder, "t10k"))
-
-
-def _split(folder: Path, stem: str) -> Split:
-    pixels = read_idx(folder / f"{stem}-images-idx3-ubyte.gz")
-    labels = read_idx(folder / f"{stem}-labels-idx1-ubyte.gz")
-    images = (pixels[:, None].astype(np.float32) / 255 - MEAN) / STD
-    return Split(images.astype(np.float32), labels.astype(np.int64))
+    check_files(folder, FILES, f"{FETCH} --force")
+    return Dataset("fashion_mnist", read_split(folder, "train", MEAN, STD, ".gz"), read_split(folder, "t10k", MEAN, STD, ".gz"))

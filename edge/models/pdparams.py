@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import BadInput
+from edge.files import read_limited
 
 #: A larger weights file is refused unread, in bytes.
 MAX_WEIGHTS = 4 << 30
@@ -56,17 +57,7 @@ def read_pdparams(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > MAX_WEIGHTS:
-            raise BadInput(f"{path}: {size} bytes, larger than the {MAX_WEIGHTS >> 30} GiB that a weights file may have")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInput(f"{path}: no such weights file") from None
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-    if not data:
-        raise BadInput(f"{path}: the file is empty", hint=_SAVE_AGAIN)
+    data = read_limited(path, MAX_WEIGHTS, "weights file")
     if data[0] != 0x80:
         raise BadInput(f"{path}: not a .pdparams file: it does not begin as paddle.save begins one", hint=_SAVE_AGAIN)
     return data

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from edge.errors import BadInput
+from edge.files import read_limited
 
 #: A larger program is refused, in bytes. Programs hold no weights: resnet152's takes 3 MB.
 MAX_PROGRAM = 256 << 20
@@ -188,7 +189,7 @@ def _described(message: bytes) -> tuple[int, tuple[int, ...]]:
 
 
 def _check_pir(path: Path) -> None:
-    data = _program_bytes(path)
+    data = read_limited(path, MAX_PROGRAM, "program")
     if not _PIR_HEAD.match(data[:4096]):
         raise BadInput(f'{path}: not a Paddle program: a PIR program begins with {{"base_code":{{"magic":"pir"', hint=_SAVE)
     try:
@@ -200,7 +201,7 @@ def _check_pir(path: Path) -> None:
 
 def _check_legacy(path: Path) -> None:
     """Walk the top-level fields of the protobuf message: they must be a program's, and end where the file does."""
-    data, position, blocks = _program_bytes(path), 0, 0
+    data, position, blocks = read_limited(path, MAX_PROGRAM, "program"), 0, 0
     while position < len(data):
         tag = data[position]
         if tag not in _PROGRAM_FIELDS:
@@ -224,19 +225,6 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
     return len(data) + 1, position
-
-
-def _program_bytes(path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > MAX_PROGRAM:
-            raise BadInput(f"{path}: {size} bytes, larger than the {MAX_PROGRAM >> 20} MiB that a program may have")
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-    if not data:
-        raise BadInput(f"{path}: the file is empty", hint=_AGAIN)
-    return data
 
 
 def _head(path: Path) -> bytes:

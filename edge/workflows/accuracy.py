@@ -8,14 +8,14 @@ used once, by the gate.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import Artifact
+from edge.artifact import Artifact, Side, Tuning
 from edge.bench.launch import Timing, run_worker
 from edge.devices.local import LocalTarget
 from edge.errors import CheckFailed
@@ -27,30 +27,6 @@ QUICK = Timing(warmup_seconds=0.2, min_seconds=0.5, min_count=50)
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two artifacts that are set side by side. drop: points lost on ``samples`` calibration samples. size in B, p50 in ms."""
-
-    float_layers: int
-    drop: float
-    size: int
-    p50: float
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Plain int8, and what was kept. ``metric``: ``accuracy`` with labels, ``agreement`` with the Paddle model without."""
-
-    metric: str
-    samples: int
-    trials: int
-    plain: Side
-    kept: Side
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class TuningSet:
     """Calibration samples with the source's outputs for them."""
 
@@ -59,7 +35,7 @@ class TuningSet:
     labels: NDArray[np.int64] | None
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Literal["accuracy", "agreement"]:
         return "agreement" if self.labels is None else "accuracy"
 
     def drop(self, candidate: Artifact) -> float:
@@ -101,8 +77,13 @@ def fewest_float_layers(ranked: Sequence[str], make: MakeCandidate, tuning: Tuni
     while count - failed > 1:
         middle = (count + failed) // 2
         count, failed = (middle, failed) if holds(middle) else (count, middle)
-    sides = {n: Side(n, tried[n][0], tried[n][1].size, _p50(tried[n][1], tuning.inputs)) for n in {0, count}}
-    return tuple(ranked[:count]), Tuning(tuning.metric, len(tuning.outputs[0]), len(tried), sides[0], sides[count])
+    sides = {n: _side(n, *tried[n], tuning.inputs) for n in {0, count}}
+    kept = Tuning(metric=tuning.metric, samples=len(tuning.outputs[0]), trials=len(tried), plain=sides[0], kept=sides[count])
+    return tuple(ranked[:count]), kept
+
+
+def _side(float_layers: int, drop: float, candidate: Artifact, inputs: Sequence[Path]) -> Side:
+    return Side(float_layers=float_layers, drop=drop, size=candidate.size, p50=_p50(candidate, inputs))
 
 
 def _p50(candidate: Artifact, inputs: Sequence[Path]) -> float:

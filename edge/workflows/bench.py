@@ -10,7 +10,7 @@ from edge.bench.measure import BenchRequest, measure
 from edge.bench.results import Cell, Results, Training, empty_figures, write_results
 from edge.errors import BadArtifact, BadInput
 from edge.vocabulary import Status
-from edge.workflows.export import ExportedCell, read_index
+from edge.workflows.export_index import ExportedCell, read_index
 
 #: Called with (cell name, step, number, total); step is "done" when the cell has ended.
 CellProgress = Callable[[str, str, int, int], None]

@@ -21,7 +21,9 @@ from edge.jobs import run_job
 from edge.models.source import resolve_model
 from edge.vocabulary import Measurement
 from edge.workflows.bench import rows_not_made, run_bench
-from edge.workflows.export import ExportedCell, ExportRequest, export_model, read_index
+from edge.workflows.export import export_model
+from edge.workflows.export_index import ExportedCell, read_index
+from edge.workflows.export_source import ExportRequest
 from edge.workflows.training import (
     STUDENT,
     TEACHER,

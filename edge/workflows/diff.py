@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.artifact import Artifact, TensorInfo, artifact_name, file_entry
+from edge.bench.launch import write_inputs
 from edge.bench.runnable import why_not_runnable
 from edge.errors import BadArtifact, BadInput, CheckFailed, ConversionFailed, Unavailable
 from edge.export.parity import cosine_of, largest_difference
@@ -149,14 +150,13 @@ class _Source:
     @staticmethod
     def run(artifact: Artifact, source: ModelSource, scratch: Path, samples: int, progress: JobProgress) -> _Source:
         workspace, vectors = Workspace(scratch / "steps", source, (), Options(), progress=progress), artifact.vectors()
-        inputs, folder = {}, scratch / "source"
+        folder, taken = scratch / "source", artifact.manifest.inputs
         folder.mkdir()
-        for index, tensor in enumerate(artifact.manifest.inputs):
-            inputs[tensor.name] = scratch / f"input_{index}.npy"
-            np.save(inputs[tensor.name], vectors[f"input_{index}"][:samples])
+        written = write_inputs(scratch, [vectors[f"input_{index}"][:samples] for index in range(len(taken))])
+        inputs = {tensor.name: path for tensor, path in zip(taken, written, strict=True)}
         with _another_model(artifact, source):
             _check_inputs(artifact, source, workspace)
-            outputs = _model_outputs(workspace, inputs, folder)
+            outputs = workspace.source_outputs(written)
             _check_outputs(artifact, source, outputs, [vectors[f"output_{index}"][:samples] for index in range(len(artifact.manifest.outputs))])
             program, params = workspace.program()
             arguments = {"program": str(program), "params": str(params), "inputs": _texts(inputs), "out": str(folder)}
@@ -166,14 +166,6 @@ class _Source:
     def of_program(self, what: str) -> list[NDArray[Any]]:
         count = len(self.layers) if what == "layer" else len(self.outputs)
         return [np.load(self.folder / f"{what}_{index}.npy", mmap_mode="r", allow_pickle=False) for index in range(count)]
-
-
-def _model_outputs(workspace: Workspace, inputs: dict[str, Path], folder: Path) -> list[NDArray[Any]]:
-    out = folder / "model"
-    out.mkdir()
-    arguments = {"source": workspace.source.as_dict(), "inputs": list(_texts(inputs).values()), "out": str(out)}
-    shapes = workspace.job("edge.export.source:source_outputs", arguments)
-    return [np.load(out / f"output_{index}.npy", allow_pickle=False) for index in range(len(shapes))]
 
 
 def _texts(paths: dict[str, Path]) -> dict[str, str]:

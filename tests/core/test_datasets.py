@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.datasets import UNLABELLED, fashion_mnist, known_datasets, load_dataset, mnist, ppocr
+from edge.datasets.idx import read_idx
 from edge.errors import BadInput
 
 
@@ -28,7 +29,7 @@ def test_idx_round_trip(tmp_path: Path, shape: list[int], zipped: bool) -> None:
     data = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + array.tobytes()
     path = tmp_path / ("a.gz" if zipped else "a")
     path.write_bytes(gzip.compress(data) if zipped else data)
-    np.testing.assert_array_equal(mnist.read_idx(path), array)
+    np.testing.assert_array_equal(read_idx(path), array)
 
 
 @given(st.binary(max_size=64))
@@ -37,18 +38,18 @@ def test_garbage_never_crashes_the_reader(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "garbage"
     path.write_bytes(data)
     with contextlib.suppress(BadInput):
-        assert mnist.read_idx(path).dtype == np.uint8
+        assert read_idx(path).dtype == np.uint8
 
 
 def test_a_truncated_gzip_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(b"x" * 1000)[:20])
     with pytest.raises(BadInput, match="cannot be read"):
-        mnist.read_idx(path)
+        read_idx(path)
 
 
 def test_a_named_folder_without_the_files_is_an_error_not_a_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match="missing or not the MNIST file"):
+    with pytest.raises(BadInput, match="missing or not the pinned file"):
         load_dataset("mnist", tmp_path)
     monkeypatch.setenv("EDGE_MNIST", str(tmp_path))
     with pytest.raises(BadInput, match="EDGE_MNIST"):
@@ -84,14 +85,14 @@ def test_fashion_mnist_has_no_stand_in_and_says_how_to_get_it(monkeypatch: pytes
 
 
 def test_a_named_fashion_folder_must_hold_the_pinned_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match="missing or not the Fashion-MNIST file"):
+    with pytest.raises(BadInput, match="missing or not the pinned file"):
         fashion_mnist.load(tmp_path)
     monkeypatch.setenv("EDGE_FASHION_MNIST", str(tmp_path))
     with pytest.raises(BadInput, match="EDGE_FASHION_MNIST"):
         fashion_mnist.load()
     for name in fashion_mnist.FILES:
         (tmp_path / name).write_bytes(gzip.compress(b"other"))
-    with pytest.raises(BadInput, match="missing or not the Fashion-MNIST file"):
+    with pytest.raises(BadInput, match="missing or not the pinned file"):
         fashion_mnist.load()
 
 
@@ -165,6 +166,11 @@ def test_embedded_and_rendered_data_take_no_folder(tmp_path: Path) -> None:
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
+@pytest.fixture(autouse=True)
+def scripts_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
 def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
     assert spec and spec.loader
@@ -173,8 +179,9 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_the_fashion_fetcher_pins_what_the_loader_pins() -> None:
-    assert script("fetch_fashion").pinned_files() == fashion_mnist.FILES
+def test_the_fetchers_pin_what_the_loaders_pin() -> None:
+    assert script("fetching").pinned_files("fashion_mnist") == fashion_mnist.FILES
+    assert script("fetching").pinned_files("mnist") == mnist.FILES
 
 
 def test_a_fetcher_without_its_tool_says_so_and_lets_make_go_on(

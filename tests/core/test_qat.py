@@ -22,7 +22,8 @@ from edge.errors import BadInput, CheckFailed
 from edge.models.source import resolve_model
 from edge.models.weights import save_weights
 from edge.vocabulary import Format, Precision
-from edge.workflows.export import ExportRequest, export_model
+from edge.workflows.export import export_model
+from edge.workflows.export_source import ExportRequest
 from edge.workflows.prove import outputs_of
 
 DIGITS = load_dataset("digits")

@@ -53,9 +53,9 @@ def test_the_layer_that_hurts_stays_in_float(rescaled: Path, tmp_path: Path) -> 
         int8, parity = artifact.manifest.int8, artifact.manifest.parity
         assert int8 is not None and int8.tuning is not None and int8.max_drop == 1
         assert int8.float_layers == ("conv3x3_1.w_0",)
-        plain, kept = int8.tuning["plain"], int8.tuning["kept"]
-        assert plain["drop"] > 2 and kept["drop"] <= 1
-        assert kept["size"] > plain["size"] and kept["p50"] > 0
+        plain, kept = int8.tuning.plain, int8.tuning.kept
+        assert plain.drop > 2 and kept.drop <= 1
+        assert kept.size > plain.size and kept.p50 > 0
         assert parity.passed and parity.accuracy is not None
         assert parity.accuracy >= (artifact.manifest.provenance.source_accuracy or 0) - 1.001
         assert 2 <= cell["kernels"]["reduced"] <= 3

@@ -16,7 +16,7 @@ from edge.errors import ConversionFailed, Unavailable
 from edge.export import paddle_lite
 from edge.export.support import Cell, support_table
 from edge.vocabulary import Arch, Precision, Status
-from edge.workflows.export import read_index
+from edge.workflows.export_index import read_index
 from tests.conftest import Demo, run_edge
 
 MODEL = "mnist_student_distilled"

@@ -144,6 +144,23 @@ def test_an_npz_file_calibrates_and_judges(home: Path, tmp_path: Path) -> None:
     assert cells["onnx", "int8", "any"]["parity"]["samples"] == 300 and cells["onnx", "int8", "any"]["parity"]["real"]
 
 
+def test_what_failed_its_gate_is_neither_taken_up_again_nor_measured(home: Path, tmp_path: Path) -> None:
+    """One pixel of a thousand times the others stretches the ranges until nothing else is seen; --allow-mismatch keeps what comes of it."""
+    images = np.random.default_rng(0).normal(size=(600, 3, 16, 16)).astype(np.float32)
+    images[::20, 0, 0, 0] = 1000
+    np.savez(tmp_path / "data.npz", image=images)
+    command: list[str | Path] = ["mynet:build", "--precision", "int8", "--format", "onnx", "--calibration", tmp_path / "data.npz"]
+    command += ["--out", tmp_path / "out"]
+    kept = export(*command, "--allow-mismatch", cwd=home)["onnx", "int8", "any"]
+    assert kept["status"] == "failed" and kept["artifact"] and "kept on demand" in kept["reason"]
+    assert export(*command, "--allow-mismatch", cwd=home)["onnx", "int8", "any"]["kept"]
+    again = run_edge("export", *command, cwd=home)
+    assert again.code == 1 and "--allow-mismatch keeps it" in again.err
+    bench = run_edge("bench", tmp_path / "out", "--out", tmp_path / "results.json", "--json")
+    (row,) = json.loads((tmp_path / "results.json").read_text())["cells"]
+    assert row["status"] == "failed" and "failed its gate" in row["reason"] and row["latency"]["p50"]["value"] is None, bench.err
+
+
 def test_int8_without_calibration_says_what_to_add(home: Path, tmp_path: Path) -> None:
     ran = run_edge("export", "mynet:build", "--precision", "int8", "--format", "onnx", "--out", tmp_path, cwd=home)
     assert ran.code == 3 and "needs calibration data" in ran.err and "--calibration" in ran.err

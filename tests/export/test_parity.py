@@ -44,7 +44,7 @@ def test_one_wrong_class_fails_fp32_even_within_the_tolerance() -> None:
 @given(st.sampled_from(list(Precision)), st.floats(0, 0.5))
 def test_the_difference_is_held_to_the_threshold(precision: Precision, size: float) -> None:
     outputs = SOURCE.copy()
-    outputs[np.arange(1000), LABELS] += np.float32(size)
+    outputs[0, LABELS[0]] += np.float32(size)  # one number of ten thousand: the cosine and the classes stay within every bound
     parity = compare(precision, [SOURCE], [outputs], LABELS)
     limit = THRESHOLDS[precision].max_rel
     assert parity.max_rel is not None

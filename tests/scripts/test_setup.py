@@ -45,9 +45,3 @@ def test_a_shim_that_fails_is_passed_over_for_the_version_behind_it(tmp_path: Pa
 
 def test_the_running_interpreter_is_found() -> None:
     assert script("setup").version_of(sys.executable) == HERE
-
-
-def test_the_fetcher_pins_what_the_loader_pins() -> None:
-    from edge.datasets.mnist import FILES
-
-    assert script("fetch_mnist").pinned_files() == FILES

@@ -1,0 +1,171 @@
+"""The subject of an export: the request, and the Paddle model with what every cell needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.artifact import Origin, TensorInfo
+from edge.bench.launch import write_inputs
+from edge.datasets.preprocessing import Preprocessing
+from edge.datasets.samples import ExportData, export_data
+from edge.errors import BadInput
+from edge.export.parity import agreement_of, is_classifier
+from edge.export.room import check_room
+from edge.export.support import Cell
+from edge.export.workspace import Options, Workspace, versions
+from edge.files import sha256_of
+from edge.jobs import JobProgress
+from edge.models.source import ModelSource
+from edge.vocabulary import Format, Precision
+from edge.workflows.accuracy import TuningSet
+from edge.workflows.training import cores
+
+#: Samples that calibrate int8.
+CALIBRATION_SAMPLES = 512
+#: Judging samples whose inputs and outputs travel inside the artifact, and the bytes that they may take before compression.
+VECTOR_SAMPLES, VECTOR_BYTES = 16, 16 << 20
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """One model to export.
+
+    Attributes:
+        source: see `edge.models.source.resolve_model`.
+        name: of the model in the artifacts, e.g. ``mnist_student_distilled``.
+        data: what calibrates and judges, see `edge.datasets.samples.export_data`; None: random input judges, and int8 is refused.
+        formats, precisions: None is all; a set is "asked for by name".
+        max_drop: bound on what int8 may lose, in points; layers stay in float to hold it.
+        calibration_samples, judge_samples: at most so many; None is all.
+        allow_mismatch: keep an artifact that failed its gate, marked.
+        recipe: the training record, kept in the manifest.
+    """
+
+    source: ModelSource
+    name: str
+    data: str | None = None
+    preprocessing: Preprocessing | None = None
+    formats: frozenset[Format] | None = None
+    precisions: frozenset[Precision] | None = None
+    options: Options = field(default_factory=Options)
+    max_drop: float | None = None
+    allow_mismatch: bool = False
+    calibration_samples: int = CALIBRATION_SAMPLES
+    judge_samples: int | None = None
+    recipe: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Digests:
+    """sha256 of the program with its parameters, and of the samples with their labels."""
+
+    program: str
+    judge: str
+    calibration: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The Paddle model with what every cell needs: data, its outputs on the judging samples, and the shared conversion steps."""
+
+    request: ExportRequest
+    data: ExportData
+    workspace: Workspace
+    judge: tuple[Path, ...]
+    digests: Digests
+
+    @staticmethod
+    def prepare(request: ExportRequest, cells: list[Cell], scratch: Path, out: Path, progress: JobProgress) -> Source:
+        workspace = Workspace(scratch / "steps", request.source, (), request.options, progress=progress)
+        # where the inputs are known, data that cannot be used is refused before anything is loaded
+        known = request.source.inputs
+        early = _data(request, known) if known else None
+        described = workspace.described()
+        check_room(out, described["parameter_bytes"], cells)
+        inputs = tuple(TensorInfo(**tensor) for tensor in described["inputs"])
+        rank = len(described["outputs"][0]["shape"])
+        if request.max_drop is not None and rank != 2:
+            raise BadInput(f"{request.name}: --max-drop needs a classifier, whose first output is [N, classes]; this one has {rank} dimensions")
+        data = early if early and inputs == known else _data(request, inputs)
+        judge = tuple(write_inputs(scratch / "judge", data.judge.inputs))
+        samples = tuple(write_inputs(scratch / "calibration", data.calibration.inputs)) if request.data else ()
+        digests = Digests(_digest(workspace.program()), _digest(judge, data.judge.labels), _digest(samples, data.calibration.labels))
+        return Source(request, data, replace(workspace, samples=samples), judge, digests)
+
+    def outputs(self) -> list[NDArray[Any]]:
+        """The Paddle model's outputs on the judging samples, computed when first asked for."""
+        made: list[NDArray[Any]] = self.workspace.once("judge outputs", lambda: self.workspace.source_outputs(self.judge, cores()))
+        return made
+
+    def tuning(self) -> TuningSet:
+        """The calibration samples and the Paddle model's outputs on them."""
+        samples = self.workspace.samples
+
+        def make() -> TuningSet:
+            return TuningSet(samples, self.workspace.source_outputs(samples, cores()), self.data.calibration.labels)
+
+        tuning: TuningSet = self.workspace.once("tuning", make)
+        return tuning
+
+    @property
+    def accuracy(self) -> float | None:
+        """The Paddle model's top-1 on the judging samples in %, None without labels."""
+        labels, first = self.data.judge.labels, self.outputs()[0]
+        return agreement_of(first, labels) if labels is not None and is_classifier(first) else None
+
+    def vectors(self) -> dict[str, NDArray[Any]]:
+        outputs, inputs = self.outputs(), self.data.judge.inputs
+        each = sum(array[:1].nbytes for array in (*inputs, *outputs))
+        count = max(1, min(VECTOR_SAMPLES, VECTOR_BYTES // max(each, 1)))
+        arrays = {f"input_{index}": array[:count] for index, array in enumerate(inputs)}
+        arrays |= {f"output_{index}": array[:count] for index, array in enumerate(outputs)}
+        return {**arrays, "source_top1": outputs[0].argmax(1).astype(np.int32)} if is_classifier(outputs[0]) else arrays
+
+    def fingerprint(self, cell: Cell) -> str:
+        """Of all that decides what the cell's files hold."""
+        request = self.request
+        settings: dict[str, Any] = {
+            "source": self.digests.program, "judge": self.digests.judge, "data": self.data.name,
+            "cell": [cell.format.value, cell.precision.value, cell.target_arch.value],
+            "opset": request.options.opset, "half_io": request.options.half_io, "recipe": request.recipe,
+            "tools": versions("paddlepaddle", "paddle2onnx", "onnx", "onnxruntime", "paddle-edge"),
+        }  # fmt: skip
+        if cell.precision is Precision.INT8:
+            settings |= {"options": asdict(request.options), "max_drop": request.max_drop, "calibration": self.digests.calibration}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def origin(self, cell: Cell) -> Origin:
+        source = self.request.source
+        return Origin(
+            source=source.name,
+            weights_sha256=sha256_of(Path(source.weights)) if source.weights else None,
+            source_sha256=self.digests.program,
+            dataset=self.data.name if self.data.real else None,
+            calibration=self.data.description if cell.precision is Precision.INT8 else None,
+            source_accuracy=self.accuracy,
+            recipe=self.request.recipe,
+            fingerprint=self.fingerprint(cell),
+        )
+
+
+def _data(request: ExportRequest, inputs: Sequence[TensorInfo]) -> ExportData:
+    return export_data(
+        request.data or "random",
+        inputs,
+        preprocessing=request.preprocessing,
+        calibration_count=request.calibration_samples,
+        judge_count=request.judge_samples,
+    )
+
+
+def _digest(paths: Iterable[Path], labels: NDArray[np.int64] | None = None) -> str:
+    marks = [*(sha256_of(path) for path in paths), "" if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()]
+    return hashlib.sha256("".join(marks).encode()).hexdigest()
