@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from edge.artifact import Artifact
+from edge.children import cause_of_death, last_words
 from edge.devices.target import Target
 from edge.errors import CheckFailed, UnsupportedPrecision
-from edge.jobs import cause_of_death, last_words
 from edge.vocabulary import Frozen
 
 WORKER = Path(__file__).with_name("worker")

@@ -6,8 +6,8 @@ import platform
 import sys
 from pathlib import Path
 
+from edge.children import child_environment, run_child
 from edge.environments import lite_python
-from edge.jobs import child_environment, run_child
 from edge.vocabulary import Format
 
 

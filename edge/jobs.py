@@ -1,125 +1,33 @@
 """Work that runs in a child process: training and conversions.
 
 A conversion that aborts must not take the tool with it, a flag that Paddle reads at import needs a fresh interpreter, and
-the environment of the child is built here, explicitly: nothing of the parent's PYTHONPATH or thread settings leaks in.
+the environment of the child is built, explicitly: nothing of the parent's PYTHONPATH or thread settings leaks in.
 
 The protocol: the parent writes a request file, the child runs ``edge.module:function(**arguments)`` and writes a reply file
-(written, then renamed). Progress comes as JSON lines on a pipe of its own, so stdout stays free for chatty tools.
+(written, then renamed). Progress comes as JSON lines on a pipe of its own, so stdout stays free for chatty tools. Importing
+Paddle takes about two seconds, a fork ten milliseconds: a server (`edge.job_server`) imports once and forks for every job.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import importlib
 import json
 import os
-import re
 import signal
-import subprocess
+import socket
 import sys
 import tempfile
 import threading
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from edge import errors
-from edge.errors import ConversionFailed, EdgeError, Interrupted
-from edge.files import write_atomic
+from edge.children import cause_of_death, child_environment, last_words, running
+from edge.errors import ConversionFailed, EdgeError
 
 #: Called with (done, total, note) while a job runs.
 JobProgress = Callable[[int, int, str], None]
-
-#: Names that a child inherits; all else it gets is stated by the caller.
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "EDGE_MNIST", "EDGE_LITE_PYTHON")
-_LIVE: set[subprocess.Popen[bytes]] = set()
-_LIVE_LOCK = threading.Lock()
-#: Set while an interrupt is on its way: a thread between two children must not start the next.
-_STOPPING = threading.Event()
-#: What tools put around a line, and before it: Paddle's log header (kind, time, thread, file), a date.
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_HEADER = re.compile(r"^[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ \S+\] |^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?=\[)")
-#: Lines around the one that says what is wrong: Paddle's crash report, warnings.
-_NOISE = re.compile(
-    r"-{4,}$|C\+\+ Traceback|Error Message Summary|FatalError: `|\[(?:TimeInfo|SignalInfo|WARNING|INFO)\b|\d+\s+\w.*[)\]]$|No stack trace"
-    r"|.*Warning: |warnings\.warn\(|\[Paddle2ONNX\]$"
-)
-
-
-def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The explicit environment of a child: a few inherited names, no user site, no module from the working directory (Python 3.11 and newer),
-    and what ``extra`` states."""
-    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return {**kept, "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1", **(extra or {})}
-
-
-def run_child(
-    command: Sequence[str | os.PathLike[str]],
-    *,
-    environment: Mapping[str, str],
-    log: Path,
-    timeout: float | None = None,
-    pass_fds: Sequence[int] = (),
-) -> int:
-    """Run a command to its end with stdout and stderr in ``log``; the caller blocks, it does not poll.
-
-    Returns:
-        The exit status, negative for a signal (`subprocess` convention).
-
-    Raises:
-        subprocess.TimeoutExpired: after ``timeout`` seconds; the child is dead by then.
-        Interrupted: the user has interrupted; nothing was started.
-    """
-    if _STOPPING.is_set():
-        raise Interrupted("interrupted")
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [os.fspath(part) for part in command], env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=pass_fds
-        )
-        with _LIVE_LOCK:
-            _LIVE.add(process)
-        try:
-            return process.wait(timeout)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        finally:
-            with _LIVE_LOCK:
-                _LIVE.discard(process)
-
-
-def kill_children() -> None:
-    """Kill every running child, and let none start until `side_by_side` has wound down."""
-    _STOPPING.set()
-    with _LIVE_LOCK:
-        for process in _LIVE:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-
-
-def last_words(log: Path, lines: int = 3) -> str:
-    """The last lines a tool printed, for an error message: without colours, dates, blank lines and the crash report behind them."""
-    try:
-        text = log.read_bytes()[-8000:].decode(errors="replace")
-    except OSError:
-        return "it printed nothing"
-    printed = [line for raw in _COLOUR.sub("", text).replace("\r", "\n").splitlines() if (line := _HEADER.sub("", raw.strip()).strip())]
-    kept = [line for line in printed if not _NOISE.match(line)] or printed
-    return " | ".join(line[:300] for line in kept[-lines:]) or "it printed nothing"
-
-
-def cause_of_death(status: int) -> str:
-    """``exit status 3`` or ``SIGSEGV``."""
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
 
 
 def run_job(
@@ -129,11 +37,13 @@ def run_job(
     flags: Mapping[str, str] | None = None,
     on_progress: JobProgress | None = None,
     timeout: float | None = None,
+    servers: WarmServers | None = None,
 ) -> Any:
-    """Run ``edge.module:function`` with JSON arguments in a child of this interpreter and return its JSON result.
+    """Run ``edge.module:function`` with JSON arguments in a process of its own and return its JSON result.
 
     Args:
         flags: environment variables for the child, e.g. ``{"FLAGS_enable_pir_api": "0"}``.
+        servers: where the child is forked; without them it starts cold.
 
     Raises:
         EdgeError: the error that the job raised, of the same class.
@@ -141,41 +51,94 @@ def run_job(
     """
     with tempfile.TemporaryDirectory(prefix="edge-job.") as folder:
         request, reply, log = (Path(folder, name) for name in ("request.json", "reply.json", "log.txt"))
-        request.write_text(json.dumps({"target": target, "arguments": arguments}))
-        with _progress_pipe(on_progress) as descriptor:
-            command = [sys.executable, "-m", "edge.jobs", str(request), str(reply), str(descriptor)]
+        request.write_text(json.dumps({"target": target, "arguments": arguments, "reply": str(reply)}))
+        with _progress_pipe(on_progress) as descriptor, log.open("wb") as output, contextlib.ExitStack() as stack:
+            server = servers.of(flags or {}) if servers else _Server(stack, flags or {}, ())
             try:
-                status = run_child(command, environment=child_environment(flags), log=log, timeout=timeout, pass_fds=(descriptor,))
-            except subprocess.TimeoutExpired:
+                status = server.run(request, output.fileno(), descriptor, timeout)
+            except TimeoutError:
                 raise ConversionFailed(f"{target} did not finish within {timeout:g} s") from None
-        if not reply.is_file():
-            raise ConversionFailed(f"{target} died of {cause_of_death(status)}; its last words: {last_words(log)}")
+            if not reply.is_file():
+                words = last_words(log if log.stat().st_size else server.log)
+                raise ConversionFailed(f"{target} died of {cause_of_death(status)}; its last words: {words}")
         answer = json.loads(reply.read_text())
     if "error" in answer:
         raise _error_from(answer["error"])
     return answer["result"]
 
 
-@contextlib.contextmanager
-def side_by_side(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads that each wait for one child; an interrupt or error kills the children before it travels on."""
-    pool = ThreadPoolExecutor(max_workers=workers)
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        kill_children()
-        raise
-    finally:
-        pool.shutdown(wait=True)
-        _STOPPING.clear()
+class WarmServers:
+    """Servers that have imported Paddle, one for each set of flags, for jobs that follow each other; a context manager.
+
+    Args:
+        flags: sets of flags whose servers start at once, side by side.
+    """
+
+    def __init__(self, *flags: Mapping[str, str]) -> None:
+        self.stack, self.lock = contextlib.ExitStack(), threading.Lock()
+        self.servers: dict[frozenset[tuple[str, str]], _Server] = {}
+        self.flags = flags
+
+    def __enter__(self) -> WarmServers:
+        with self.stack:
+            for flags in self.flags:
+                self.of(flags)
+            self.stack = self.stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def of(self, flags: Mapping[str, str]) -> _Server:
+        """The server for these flags; a new one where there is none, or it has died."""
+        with self.lock:
+            key = frozenset(flags.items())
+            server = self.servers.get(key)
+            if server is None or not server.alive:
+                server = self.servers[key] = _Server(self.stack, flags, ("paddle",))
+            return server
 
 
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, so that no orphan goes on working."""
-    pr_set_pdeathsig = 1
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+class _Server:
+    """Parent's side of one `edge.job_server`; closed by ``stack``."""
+
+    def __init__(self, stack: contextlib.ExitStack, flags: Mapping[str, str], imports: tuple[str, ...]) -> None:
+        self.log = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-server.")), "log.txt")
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stack.enter_context(self.control)
+        with theirs:
+            command = [sys.executable, "-m", "edge.job_server", str(theirs.fileno()), *imports]
+            self.process = stack.enter_context(running(command, environment=child_environment(flags), log=self.log, pass_fds=(theirs.fileno(),)))
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def run(self, request: Path, log: int, progress: int, timeout: float | None) -> int:
+        """Fork a child for the request, wait for its end and return its status, negative for a signal; the server's own where that dies first.
+
+        Raises:
+            TimeoutError: after ``timeout`` seconds; the child is dead by then.
+        """
+        answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with answers:
+            with theirs, contextlib.suppress(BrokenPipeError):
+                socket.send_fds(self.control, [os.fsencode(request)], [theirs.fileno(), log, progress])
+            answers.settimeout(timeout)
+            child = 0
+            try:
+                child = int(answers.recv(32) or 0)
+                status = answers.recv(32) if child else b""
+                return int(status) if status else self.process.wait()
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child or self.process.pid, signal.SIGKILL)
+                raise
+
+
+def _error_from(answer: dict[str, Any]) -> EdgeError:
+    kind = getattr(errors, str(answer.get("class")), ConversionFailed)
+    return kind(answer["message"], hint=answer.get("hint")) if issubclass(kind, EdgeError) else ConversionFailed(answer["message"])
 
 
 @contextlib.contextmanager
@@ -198,35 +161,3 @@ def _progress_pipe(on_progress: JobProgress | None) -> Iterator[int]:
     finally:
         os.close(writer)
         thread.join()
-
-
-def _error_from(answer: dict[str, Any]) -> EdgeError:
-    kind = getattr(errors, str(answer.get("class")), ConversionFailed)
-    return kind(answer["message"], hint=answer.get("hint")) if issubclass(kind, EdgeError) else ConversionFailed(answer["message"])
-
-
-def _main(request: str, reply: str, descriptor: str) -> None:
-    die_with_parent()
-    order = json.loads(Path(request).read_text())
-    pipe = os.fdopen(int(descriptor), "w")
-
-    def progress(done: int, total: int, note: str = "") -> None:
-        pipe.write(json.dumps([done, total, note]) + "\n")
-        pipe.flush()
-
-    module, _, name = order["target"].partition(":")
-    try:
-        if not module.startswith("edge."):
-            raise errors.BadInput(f"{module} is not a module of this tool")
-        answer = {"result": getattr(importlib.import_module(module), name)(progress=progress, **order["arguments"])}
-    except EdgeError as error:
-        answer = {"error": {"class": type(error).__name__, "message": error.message, "hint": error.hint}}
-    except Exception as error:
-        traceback.print_exc()
-        text = " ".join(str(error).split()) or "no message"
-        answer = {"error": {"class": "ConversionFailed", "message": f"{order['target']}: {type(error).__name__}: {text[-600:]}", "hint": None}}
-    write_atomic(Path(reply), json.dumps(answer))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:4])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from edge.children import cause_of_death, child_environment, last_words, run_child
 from edge.environments import lite_python
 from edge.errors import ConversionFailed
 from edge.export.workspace import Made, Workspace, versions
-from edge.jobs import cause_of_death, child_environment, last_words, run_child
 from edge.vocabulary import Arch, Precision
 
 #: Runs in the Paddle Lite environment.

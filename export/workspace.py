@@ -17,11 +17,12 @@ import numpy as np
 
 from edge.errors import ConversionFailed, Unavailable, Unsupported
 from edge.export.calibrate import Method
-from edge.jobs import JobProgress, run_job
+from edge.jobs import JobProgress, WarmServers, run_job
 from edge.models.source import ModelSource
 
-LEGACY = {"FLAGS_enable_pir_api": "0"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+#: Flags of the jobs that make or read legacy programs; the others have `ONE_THREAD`.
+LEGACY = {**ONE_THREAD, "FLAGS_enable_pir_api": "0"}
 #: Written by `edge.export.onnx.convert` before it converts: the sentence for when it ends with these words.
 UNKNOWN_OPERATORS, ABORTED = "unknown_operators.txt", "Due to the unsupported operators"
 #: Seconds that one conversion, or the model itself over all samples, may take.
@@ -73,14 +74,16 @@ class Workspace:
     """Scratch folder of one export.
 
     Attributes:
+        servers: where the jobs are forked.
         samples: calibration inputs, one .npy [N, ...] an input; empty when there are none (int8 cells are then refused).
         float_layers: weights of the layers that stay float in int8 cells.
     """
 
     folder: Path
     source: ModelSource
-    samples: tuple[Path, ...]
-    options: Options
+    servers: WarmServers
+    options: Options = Options()
+    samples: tuple[Path, ...] = ()
     float_layers: tuple[str, ...] = ()
     progress: JobProgress = lambda done, total, note: None
     _steps: _Steps = field(default_factory=_Steps)
@@ -95,7 +98,7 @@ class Workspace:
         Raises:
             Unsupported: the source is a legacy program.
         """
-        return self._folder("pir", lambda out: self._saved("save_pir", out, {}))
+        return self._folder("pir", lambda out: self._saved("save_pir", out, ONE_THREAD))
 
     def legacy(self) -> Path:
         """Folder of the repaired legacy program, which Paddle Lite and Paddle's quantizer read.
@@ -164,12 +167,17 @@ class Workspace:
         kept = hashlib.sha256(" ".join(self.float_layers).encode()).hexdigest()[:16]
         return self._folder(f"int8-{runtime}-{kept}", quantize)
 
-    def source_outputs(self, inputs: Sequence[Path], threads: int = 1) -> list[np.ndarray]:
+    def source_outputs(self, inputs: Sequence[Path]) -> list[np.ndarray]:
         """What the Paddle model itself gives for the inputs, one .npy each: see `edge.export.source.source_outputs`."""
-        with tempfile.TemporaryDirectory(prefix="edge-source.") as folder:
-            arguments = {"source": self.source.as_dict(), "inputs": [str(path) for path in inputs], "out": folder}
-            shapes = self.job("edge.export.source:source_outputs", arguments, dict.fromkeys(ONE_THREAD, str(threads)))
-            return [np.load(Path(folder, f"output_{index}.npy"), allow_pickle=False) for index in range(len(shapes))]
+        names = [str(path) for path in inputs]
+
+        def run() -> list[np.ndarray]:
+            with tempfile.TemporaryDirectory(prefix="edge-source.") as folder:
+                shapes = self.job("edge.export.source:source_outputs", {"source": self.source.as_dict(), "inputs": names, "out": folder})
+                return [np.load(Path(folder, f"output_{index}.npy"), allow_pickle=False) for index in range(len(shapes))]
+
+        outputs: list[np.ndarray] = self.once(f"outputs for {names}", run)
+        return outputs
 
     def ranked_layers(self) -> list[str]:
         """Quantizable layers by the error that each alone brings, see `edge.export.sensitivity.rank_layers`."""
@@ -191,8 +199,8 @@ class Workspace:
         """The result of a named step; the first to ask runs it."""
         return self._steps.once(name, make)
 
-    def job(self, target: str, arguments: dict[str, Any], flags: dict[str, str] | None = None) -> Any:
-        return run_job(target, arguments, flags={**ONE_THREAD, **(flags or {})}, timeout=TIMEOUT, on_progress=self.progress)
+    def job(self, target: str, arguments: dict[str, Any], flags: dict[str, str] = ONE_THREAD) -> Any:
+        return run_job(target, arguments, flags=flags, timeout=TIMEOUT, on_progress=self.progress, servers=self.servers)
 
     def _named_samples(self) -> dict[str, str]:
         """Input -> file of its calibration samples. Converters may reorder the inputs; the names stay."""

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from edge.children import child_environment
 from edge.environments import lite_python
 from edge.export.paddle_lite import OPT_SCRIPT
-from edge.jobs import child_environment
 from edge.models.source import resolve_model
 from edge.vocabulary import Format, Precision
 from edge.workflows.export import export_model

@@ -130,7 +130,7 @@ def quantize_paddle_by_hand(folder: Path, calibration: Path, name: str) -> None:
     import subprocess
     import sys
 
-    from edge.jobs import child_environment
+    from edge.children import child_environment
 
     command = [sys.executable, "-c", PADDLE_BY_HAND, str(folder / "source"), str(calibration), name, str(folder)]
     done = subprocess.run(command, env=child_environment(LEGACY), capture_output=True, text=True)

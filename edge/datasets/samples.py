@@ -25,8 +25,11 @@ RANDOM = "random"
 LABELS = "labels"
 #: Samples that take more are refused, in bytes unpacked.
 MAX_BYTES = 2 << 30
-#: Random data: at most so many samples calibrate, so many judge by default; integers are drawn from 0 up to below ``RANDOM_HIGH``.
-RANDOM_CALIBRATION, RANDOM_JUDGE, RANDOM_HIGH = 64, 8, 100
+#: Random data: at most so many samples calibrate; integers are drawn from 0 up to below ``RANDOM_HIGH``.
+RANDOM_CALIBRATION, RANDOM_HIGH = 64, 100
+#: Random data: as many samples judge by default as fit so many bytes, within these bounds. They show whether two programs compute the same,
+#: not how well, and every runtime must compute them all.
+RANDOM_JUDGE_BYTES, RANDOM_JUDGE = 1 << 20, (2, 16)
 RANDOM_SEED = 20_20
 #: Random data: what a dynamic dimension becomes. Channels, height and width of a 4-D float input; any other is a sequence's length.
 DYNAMIC_IMAGE, DYNAMIC_SEQUENCE = (3, 224, 224), 16
@@ -82,7 +85,7 @@ def export_data(
         inputs: the model's, with the batch as their first dimension.
         preprocessing: for a folder of pictures, and only for that.
         calibration_count: at most so many calibrate; of random input at most 64.
-        judge_count: at most so many judge; None is all, of random input 8.
+        judge_count: at most so many judge; None is all, of random input 2 to 16, by their size.
 
     A data set calibrates with its training images and is judged on its test images. A folder's or file's samples are split: the 1st, 3rd,
     5th, ... calibrate, the others judge; of too many, evenly spread ones are taken.
@@ -204,7 +207,8 @@ def _random(inputs: Sequence[TensorInfo], calibration_count: int, judge_count: i
     each = sum(np.dtype(info.dtype).itemsize * math.prod(shape) for info, shape in zip(inputs, shapes, strict=True))
     _refuse_too_large(f"{RANDOM} input", 2, each)
     fitting = MAX_BYTES // 2 // max(each, 1)
-    counts = [min(calibration_count, RANDOM_CALIBRATION, fitting), min(judge_count or RANDOM_JUDGE, fitting)]
+    judging = judge_count or int(np.clip(RANDOM_JUDGE_BYTES // max(each, 1), *RANDOM_JUDGE))
+    counts = [min(calibration_count, RANDOM_CALIBRATION, fitting), min(judging, fitting)]
     rng = np.random.default_rng(RANDOM_SEED)
     calibration, judge = (
         Samples(tuple(_noise(rng, (count, *shape), np.dtype(info.dtype)) for info, shape in zip(inputs, shapes, strict=True)), None)

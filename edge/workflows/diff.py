@@ -25,9 +25,9 @@ from edge.errors import BadArtifact, BadInput, CheckFailed, ConversionFailed, Un
 from edge.export.parity import cosine_of, largest_difference
 from edge.export.support import select
 from edge.export.trace import Layer
-from edge.export.workspace import Options, Workspace
+from edge.export.workspace import Workspace
 from edge.files import link_or_copy
-from edge.jobs import JobProgress
+from edge.jobs import JobProgress, WarmServers
 from edge.models.source import ModelSource, resolve_model
 from edge.vocabulary import Format, Frozen, Precision
 from edge.workflows.prove import outputs_of
@@ -117,8 +117,9 @@ def diff(
     if blocked := why_not_runnable(artifact):
         raise Unavailable(f"{artifact.name}: {blocked}", hint=_instead(artifact))
     limit = TOLERANCES[manifest.precision] if tolerance is None else tolerance
-    with tempfile.TemporaryDirectory(prefix="edge-diff.") as scratch:
-        traced = _Source.run(artifact, source, Path(scratch), samples, progress)
+    with tempfile.TemporaryDirectory(prefix="edge-diff.") as scratch, WarmServers() as servers:
+        workspace = Workspace(Path(scratch, "steps"), source, servers, progress=progress)
+        traced = _Source.run(artifact, workspace, Path(scratch), samples)
         program = _row(PROGRAM, None, traced.outputs, traced.of_program("output"), TOLERANCES[Precision.FP32] if tolerance is None else limit)
         final = _final(traced, limit)
         rows, layers, notes = _layer_rows(traced, limit, final.diverges)
@@ -148,8 +149,8 @@ class _Source:
     folder: Path
 
     @staticmethod
-    def run(artifact: Artifact, source: ModelSource, scratch: Path, samples: int, progress: JobProgress) -> _Source:
-        workspace, vectors = Workspace(scratch / "steps", source, (), Options(), progress=progress), artifact.vectors()
+    def run(artifact: Artifact, workspace: Workspace, scratch: Path, samples: int) -> _Source:
+        source, vectors = workspace.source, artifact.vectors()
         folder, taken = scratch / "source", artifact.manifest.inputs
         folder.mkdir()
         written = write_inputs(scratch, [vectors[f"input_{index}"][:samples] for index in range(len(taken))])

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edge.bench.launch import WORKER
+from edge.children import child_environment, last_words, run_child
 from edge.datasets import mnist
 from edge.environments import cpu_flags, lite_python, machine_arch
 from edge.errors import EdgeError
 from edge.export.support import support_table
-from edge.jobs import child_environment, last_words, run_child, run_job
+from edge.jobs import run_job
 from edge.vocabulary import Frozen
 
 #: Versions that were seen to work together.

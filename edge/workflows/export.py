@@ -11,9 +11,12 @@ from concurrent.futures import as_completed
 from pathlib import Path
 
 from edge.artifact import MODEL_NAME
+from edge.children import side_by_side
 from edge.errors import BadInput
-from edge.export.support import select
-from edge.jobs import JobProgress, side_by_side
+from edge.export.support import Cell, select
+from edge.export.workspace import LEGACY, ONE_THREAD, Workspace
+from edge.jobs import JobProgress, WarmServers
+from edge.vocabulary import Precision
 from edge.workflows.export_cell import export_cell
 from edge.workflows.export_index import ExportedCell, write_index
 from edge.workflows.export_source import ExportRequest, Source
@@ -48,15 +51,17 @@ def export_model(
             hint="give one with --name",
         )
     cells = select(set(request.formats) if request.formats else None, set(request.precisions) if request.precisions else None)
-    with _scratch_in(out) as scratch:
-        source = Source.prepare(request, cells, scratch, out, progress)
-        with side_by_side(min(2, cores())) as pool:
-            futures = {pool.submit(export_cell, cell, source, out): index for index, cell in enumerate(cells)}
-            finished: dict[int, ExportedCell] = {}
-            for future in as_completed(futures):
-                finished[futures[future]] = future.result()
-                done(future.result())
-    ordered = [finished[index] for index in range(len(cells))]
+    with _scratch_in(out) as scratch, WarmServers(ONE_THREAD, LEGACY) as servers, side_by_side(min(2, cores())) as pool:
+        workspace = Workspace(scratch / "steps", request.source, servers, request.options, progress=progress)
+        source = Source.prepare(request, cells, workspace, scratch, out, pool)
+        # fp32 first: the formats' own steps run side by side, and what the other precisions start from is there when they come
+        order = sorted(cells, key=lambda cell: cell.precision is not Precision.FP32)
+        futures = {pool.submit(export_cell, cell, source, out): cell for cell in order}
+        finished: dict[Cell, ExportedCell] = {}
+        for future in as_completed(futures):
+            finished[futures[future]] = future.result()
+            done(future.result())
+    ordered = [finished[cell] for cell in cells]
     write_index(out, ordered)
     return ordered
 

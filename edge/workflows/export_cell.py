@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edge.artifact import (
     VECTORS,
@@ -51,10 +50,11 @@ def export_cell(cell: Cell, source: Source, out: Path) -> ExportedCell:
         if cell.format is Format.PADDLE_LITE:
             lite_python()
         kept = _still_good(out / name, source, cell)
-        if not kept:
-            with new_folder(out / name) as folder:
-                _make_and_prove(cell, source, folder)
-        return _finished(load_artifact(out / name), source, identity, kept)
+        if kept:
+            return _finished(kept, source, identity, True)
+        with new_folder(out / name) as folder:
+            manifest = _make_and_prove(cell, source, folder)
+        return _finished(Artifact(out / name, manifest), source, identity, False)
     except Unavailable as error:
         return ExportedCell(**identity, status=Status.UNAVAILABLE, reason=str(error))
     except Unsupported as error:
@@ -65,15 +65,16 @@ def export_cell(cell: Cell, source: Source, out: Path) -> ExportedCell:
         return ExportedCell(**identity, status=Status.FAILED, reason=str(error))
 
 
-def _still_good(folder: Path, source: Source, cell: Cell) -> bool:
-    """An earlier, intact artifact was made from the same things in the same way, and may be kept."""
+def _still_good(folder: Path, source: Source, cell: Cell) -> Artifact | None:
+    """An earlier, intact artifact that was made from the same things in the same way, and may be kept."""
     try:
-        manifest = load_artifact(folder).manifest if folder.is_dir() else None
+        artifact = load_artifact(folder) if folder.is_dir() else None
     except BadArtifact:
-        return False
-    if manifest is None or manifest.provenance.fingerprint != source.fingerprint(cell):
-        return False
-    return manifest.parity.passed is not False or source.request.allow_mismatch
+        return None
+    if artifact is None or artifact.manifest.provenance.fingerprint != source.fingerprint(cell):
+        return None
+    passes = artifact.manifest.parity.passed is not False or source.request.allow_mismatch
+    return artifact if passes else None
 
 
 def _finished(artifact: Artifact, source: Source, identity: dict[str, Any], kept: bool) -> ExportedCell:
@@ -105,7 +106,7 @@ def _note(int8: Int8 | None) -> str | None:
     return f"{names} kept in float: {loss}; {cost}"
 
 
-def _make_and_prove(cell: Cell, source: Source, folder: Path) -> None:
+def _make_and_prove(cell: Cell, source: Source, folder: Path) -> Manifest:
     """Fill ``folder``: the files, the vectors, the manifest with what the proof found.
 
     Raises:
@@ -120,7 +121,7 @@ def _make_and_prove(cell: Cell, source: Source, folder: Path) -> None:
         raise CheckFailed(f"{candidate.name}: {parity.reason}", hint="--allow-mismatch keeps it, marked; for int8 try --max-drop or another --method")
     layers = len(source.workspace.described()["layers"])
     kernels = kernels_of(candidate, source.judge, layers, cell.makes == "storage-only", cell.reason)
-    write_manifest(folder, candidate.manifest.model_copy(update={"parity": parity, "kernels": kernels}))
+    return write_manifest(folder, candidate.manifest.model_copy(update={"parity": parity, "kernels": kernels})).manifest
 
 
 def _make(cell: Cell, source: Source, folder: Path, float_layers: tuple[str, ...] = (), tuning: Tuning | None = None) -> Artifact:
@@ -128,7 +129,7 @@ def _make(cell: Cell, source: Source, folder: Path, float_layers: tuple[str, ...
     exporter = importlib.import_module(f"edge.export.{cell.format.value.replace('-', '_')}")
     workspace = source.workspace.keeping(float_layers)
     made = exporter.make(cell.precision, cell.target_arch, workspace, folder)
-    np.savez_compressed(folder / VECTORS, allow_pickle=False, **source.vectors())
+    shutil.copyfile(source.vectors(), folder / VECTORS)
     files = [file_entry(folder, name, role) for name, role in made.files.items()]
     described = workspace.described()
     manifest = Manifest(

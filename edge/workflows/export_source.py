@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import Origin, TensorInfo
+from edge.artifact import VECTORS, Origin, TensorInfo
 from edge.bench.launch import write_inputs
 from edge.datasets.preprocessing import Preprocessing
 from edge.datasets.samples import ExportData, export_data
@@ -22,11 +23,9 @@ from edge.export.room import check_room
 from edge.export.support import Cell
 from edge.export.workspace import Options, Workspace, versions
 from edge.files import sha256_of
-from edge.jobs import JobProgress
 from edge.models.source import ModelSource
 from edge.vocabulary import Format, Precision
 from edge.workflows.accuracy import TuningSet
-from edge.workflows.training import cores
 
 #: Samples that calibrate int8.
 CALIBRATION_SAMPLES = 512
@@ -83,11 +82,13 @@ class Source:
     digests: Digests
 
     @staticmethod
-    def prepare(request: ExportRequest, cells: list[Cell], scratch: Path, out: Path, progress: JobProgress) -> Source:
-        workspace = Workspace(scratch / "steps", request.source, (), request.options, progress=progress)
+    def prepare(request: ExportRequest, cells: list[Cell], workspace: Workspace, scratch: Path, out: Path, pool: Executor) -> Source:
+        """Refuse what cannot be exported. Everything waits for the legacy program here; the PIR program is made beside it, in the pool."""
         # where the inputs are known, data that cannot be used is refused before anything is loaded
         known = request.source.inputs
         early = _data(request, known) if known else None
+        if any(cell.format is Format.PADDLE_INFERENCE and cell.precision is Precision.FP32 for cell in cells):
+            pool.submit(workspace.pir)
         described = workspace.described()
         check_room(out, described["parameter_bytes"], cells)
         inputs = tuple(TensorInfo(**tensor) for tensor in described["inputs"])
@@ -102,18 +103,12 @@ class Source:
 
     def outputs(self) -> list[NDArray[Any]]:
         """The Paddle model's outputs on the judging samples, computed when first asked for."""
-        made: list[NDArray[Any]] = self.workspace.once("judge outputs", lambda: self.workspace.source_outputs(self.judge, cores()))
-        return made
+        return self.workspace.source_outputs(self.judge)
 
     def tuning(self) -> TuningSet:
         """The calibration samples and the Paddle model's outputs on them."""
         samples = self.workspace.samples
-
-        def make() -> TuningSet:
-            return TuningSet(samples, self.workspace.source_outputs(samples, cores()), self.data.calibration.labels)
-
-        tuning: TuningSet = self.workspace.once("tuning", make)
-        return tuning
+        return TuningSet(samples, self.workspace.source_outputs(samples), self.data.calibration.labels)
 
     @property
     def accuracy(self) -> float | None:
@@ -121,13 +116,22 @@ class Source:
         labels, first = self.data.judge.labels, self.outputs()[0]
         return agreement_of(first, labels) if labels is not None and is_classifier(first) else None
 
-    def vectors(self) -> dict[str, NDArray[Any]]:
-        outputs, inputs = self.outputs(), self.data.judge.inputs
-        each = sum(array[:1].nbytes for array in (*inputs, *outputs))
-        count = max(1, min(VECTOR_SAMPLES, VECTOR_BYTES // max(each, 1)))
-        arrays = {f"input_{index}": array[:count] for index, array in enumerate(inputs)}
-        arrays |= {f"output_{index}": array[:count] for index, array in enumerate(outputs)}
-        return {**arrays, "source_top1": outputs[0].argmax(1).astype(np.int32)} if is_classifier(outputs[0]) else arrays
+    def vectors(self) -> Path:
+        """The .npz that travels inside every artifact, written when first asked for."""
+        path = self.workspace.folder / VECTORS
+
+        def write() -> None:
+            outputs, inputs = self.outputs(), self.data.judge.inputs
+            each = sum(array[:1].nbytes for array in (*inputs, *outputs))
+            count = max(1, min(VECTOR_SAMPLES, VECTOR_BYTES // max(each, 1)))
+            arrays = {f"input_{index}": array[:count] for index, array in enumerate(inputs)}
+            arrays |= {f"output_{index}": array[:count] for index, array in enumerate(outputs)}
+            if is_classifier(outputs[0]):
+                arrays["source_top1"] = outputs[0].argmax(1).astype(np.int32)
+            np.savez_compressed(path, allow_pickle=False, **arrays)
+
+        self.workspace.once("vectors", write)
+        return path
 
     def fingerprint(self, cell: Cell) -> str:
         """Of all that decides what the cell's files hold."""

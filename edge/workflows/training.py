@@ -10,10 +10,11 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from edge.children import side_by_side
 from edge.compress.distill import DistillConfig
 from edge.compress.roles import Role
 from edge.compress.train import TrainConfig
-from edge.jobs import run_job, side_by_side
+from edge.jobs import run_job
 
 #: Called with (name of the run, done, total, note).
 RoleProgress = Callable[[str, int, int, str], None]

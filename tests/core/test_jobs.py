@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edge.children import child_environment, last_words, run_child, side_by_side
 from edge.errors import BadInput, ConversionFailed
-from edge.jobs import child_environment, last_words, run_child, run_job, side_by_side
+from edge.export.workspace import ONE_THREAD
+from edge.jobs import WarmServers, run_job
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +98,41 @@ def test_an_interrupt_kills_the_children_that_run_side_by_side(tmp_path: Path) -
         raise KeyboardInterrupt
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
+
+
+def test_warm_jobs_are_processes_of_their_own_from_one_server() -> None:
+    with WarmServers(ONE_THREAD) as servers:
+        server = servers.of(ONE_THREAD)
+        with pytest.raises(BadInput, match="unknown model 'nonesuch'"):
+            run_job("edge.compress.roles:seconds_per_epoch", {"model": "nonesuch", "dataset": "digits"}, flags=ONE_THREAD, servers=servers)
+        with pytest.raises(ConversionFailed, match="did not finish within"):
+            run_job("edge.workflows.probes:paddle_inference", {}, flags=ONE_THREAD, timeout=0.02, servers=servers)
+        assert run_job("edge.workflows.probes:paddle_inference", {}, flags=ONE_THREAD, servers=servers)
+        assert servers.of(ONE_THREAD) is server and server.alive, "a job that dies leaves the server"
+        server.process.kill()
+        server.process.wait()
+        assert run_job("edge.workflows.probes:onnxruntime", {}, flags=ONE_THREAD, servers=servers), "a server that dies is replaced"
+
+
+def test_a_server_that_dies_under_a_job_is_a_named_error() -> None:
+    with WarmServers() as servers:
+        timer = threading.Timer(0.5, lambda: servers.of({}).process.kill())
+        timer.start()
+        with pytest.raises(ConversionFailed, match="died of SIGKILL"):
+            run_job("edge.workflows.probes:paddle_inference", {}, servers=servers)
+        timer.join()
+
+
+def test_a_killed_parent_leaves_no_server_behind() -> None:
+    program = (
+        "from edge.jobs import WarmServers\nimport time\nwith WarmServers({}) as s:\n    print(s.of({}).process.pid, flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=child_environment()) as parent:
+        assert parent.stdout
+        server = int(parent.stdout.readline())
+        os.kill(server, 0)
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and Path(f"/proc/{server}").exists() and "Z" not in Path(f"/proc/{server}/stat").read_text().split()[2]:
+        time.sleep(0.05)
+    assert time.monotonic() < deadline

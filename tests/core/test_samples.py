@@ -177,11 +177,11 @@ def test_random_is_seeded_disjoint_and_not_real() -> None:
     mask = TensorInfo(name="mask", shape=(1, None, 4), dtype="bool")
     pixels = TensorInfo(name="pixels", shape=(None, None, None, 8), dtype="float16")
     data, again = (export_data("random", [ids, mask, pixels]) for _ in range(2))
-    assert not data.real and data.name == "random" and (len(data.calibration), len(data.judge)) == (64, 8)
-    assert [array.shape for array in data.judge.inputs] == [(8, 16), (8, 16, 4), (8, 3, 224, 8)]
+    assert not data.real and data.name == "random" and (len(data.calibration), len(data.judge)) == (64, 16)
+    assert [array.shape for array in data.judge.inputs] == [(16, 16), (16, 16, 4), (16, 3, 224, 8)]
     assert [array.dtype.name for array in data.judge.inputs] == ["int64", "bool", "float16"]
     assert data.calibration.inputs[0].min() >= 0 and 90 < data.calibration.inputs[0].max() < 100
-    assert not np.array_equal(data.calibration.inputs[2][:8], data.judge.inputs[2])
+    assert not np.array_equal(data.calibration.inputs[2][:16], data.judge.inputs[2])
     for ours, theirs in zip(data.judge.inputs, again.judge.inputs, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -190,6 +190,10 @@ def test_random_of_large_inputs_is_fewer_or_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(samples, "MAX_BYTES", 10 * 4 * 28 * 28)
     data = export_data("random", [GREY])
     assert (len(data.calibration), len(data.judge)) == (5, 5)
+    monkeypatch.undo()
+    assert [len(export_data("random", [GREY], judge_count=count).judge) for count in (None, 3)] == [16, 3]
+    picture = TensorInfo(name="x", shape=(None, 3, 224, 224), dtype="float32")
+    assert len(export_data("random", [picture], calibration_count=2).judge) == 2
     with pytest.raises(BadInput, match="random input: 2 samples take"):
         export_data("random", [TensorInfo(name="x", shape=(None, 10**6, 10**6), dtype="float32")])
 

@@ -62,6 +62,15 @@ def test_fp32_artifacts_are_the_paddle_model(demo: Demo) -> None:
         assert parity.top1_agreement == 100.0 and parity.samples == 360
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_onnx_files_are_standard_onnx(demo: Demo, precision: str) -> None:
+    import onnx
+
+    graph = onnx.load(str(load_artifact(demo.artifacts / f"{MODEL}-onnx-{precision}").path("model")))
+    onnx.checker.check_model(graph, full_check=True)
+    assert {node.domain for node in graph.graph.node} <= {"", "ai.onnx"}
+
+
 def test_int8_is_small_and_runs_int8_kernels(demo: Demo) -> None:
     def artifact(name: str) -> Any:
         return load_artifact(demo.artifacts / f"{MODEL}-{name}")
