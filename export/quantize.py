@@ -260,10 +260,15 @@ def _set_scales(graph: Any, scope: Any, originals: dict[str, np.ndarray], ranges
             set_value(scope, scale, np.full(value(scope, scale).shape, largest, np.float32))
             inputs.add(activation)
             counts["quantized"] += 1
-    spared = _read_by_float_layers(graph, block, made) | (_signed_linear_inputs(block, made) if one_bit_less else set())
+    signed = _signed_linear_inputs(block, made) if one_bit_less else set()
+    spared = _read_by_float_layers(graph, block, made) | signed
     for activation in sorted(_quantized_activations(block, made)):
-        if activation in spared or (runtime != "paddle-inference" and activation not in inputs):
-            _undo(graph, made, activation)
+        between = activation not in spared and (runtime == "paddle-inference" or activation in inputs)
+        for reader in readers(graph, activation):
+            computes_in_float = activation in signed and reader.type in LINEAR
+            if computes_in_float or not (between or _is_int8_layer(made, reader)):
+                # it reads what the quantized activation was made from
+                reader._rename_input(activation, made[made[activation].input("X")[0]].input("X")[0])
     _drop_unread(graph, block)
     return counts
 
@@ -275,6 +280,12 @@ def _quantized_activations(block: Any, made: dict[str, Any]) -> set[str]:
 def _signed_linear_inputs(block: Any, made: dict[str, Any]) -> set[str]:
     """Activations that a matrix product reads as signed: of two activations too (attention)."""
     return {name for op in block.ops if op.type in LINEAR for name in op.input_arg_names if not _unsigned(made, name)}
+
+
+def _is_int8_layer(made: dict[str, Any], op: Any) -> bool:
+    """One whose weight is decoded from int8: what it reads stays quantized, whoever else reads it in float."""
+    decoders = [made[name] for name in op.input_arg_names if name in made and made[name].type == "dequantize_linear"]
+    return op.type in (*CONVOLUTIONS, *LINEAR) and any(decoder.input("X")[0] not in made for decoder in decoders)
 
 
 def _read_by_float_layers(graph: Any, block: Any, made: dict[str, Any]) -> set[str]:
@@ -289,12 +300,6 @@ def _read_by_float_layers(graph: Any, block: Any, made: dict[str, Any]) -> set[s
         found.add(name)
         names += op.input_arg_names
     return found
-
-
-def _undo(graph: Any, made: dict[str, Any], activation: str) -> None:
-    """Whoever reads the quantized activation reads the one it was made from."""
-    for reader in readers(graph, activation):
-        reader._rename_input(activation, made[made[activation].input("X")[0]].input("X")[0])
 
 
 def _store_weight(scope: Any, weight: str, decoded: Any, original: np.ndarray, levels: int) -> None:

@@ -37,6 +37,20 @@ def build():
     net = Net()
     net.input_spec = [InputSpec([None, 3, 16, 16], "float32", "image")]
     return net
+
+class Shared(nn.Layer):
+    input_spec = [InputSpec([None, 3, 16, 16], "float32", "image")]
+
+    def __init__(self):
+        super().__init__()
+        paddle.seed(1)
+        self.first = nn.Conv2D(3, 8, 3, padding=1)
+        self.one = nn.Conv2D(8, 8, 1)
+        self.other = nn.Conv2D(8, 8, 3, padding=1, groups=8, bias_attr=False)
+
+    def forward(self, image):
+        x = nn.functional.relu(self.first(image))
+        return self.one(x) + self.other(x)
 """
 SAVE = """
 import os, sys
@@ -159,6 +173,16 @@ def test_what_failed_its_gate_is_neither_taken_up_again_nor_measured(home: Path,
     bench = run_edge("bench", tmp_path / "out", "--out", tmp_path / "results.json", "--json")
     (row,) = json.loads((tmp_path / "results.json").read_text())["cells"]
     assert row["status"] == "failed" and "failed its gate" in row["reason"] and row["latency"]["p50"]["value"] is None, bench.err
+
+
+@pytest.mark.skipif(not lite_is_here(), reason="no Paddle Lite environment: needs CPython 3.10")
+def test_an_activation_is_read_in_int8_by_one_layer_and_in_float_by_another(home: Path, tmp_path: Path) -> None:
+    """Paddle Lite on x86 has no right int8 kernel for the grouped convolution without a bias."""
+    np.savez(tmp_path / "data.npz", image=np.random.default_rng(0).normal(size=(300, 3, 16, 16)).astype(np.float32))
+    command: list[str | Path] = ["mynet:Shared", "--precision", "int8", "--format", "paddle-lite", "--calibration", tmp_path / "data.npz"]
+    cell = export(*command, "--out", tmp_path / "out", cwd=home)["paddle-lite", "int8", "x86"]
+    assert cell["status"] == "ok" and cell["parity"]["cosine"] > 0.999, cell["reason"]
+    assert (cell["kernels"]["reduced"], cell["kernels"]["total"]) == (2, 3)
 
 
 def test_int8_without_calibration_says_what_to_add(home: Path, tmp_path: Path) -> None:
