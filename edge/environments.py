@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
+from edge.children import child_environment
 from edge.errors import Unavailable
 
 LITE_HINT = "install CPython 3.10 (pyenv install 3.10, or uv python install 3.10), then run: make setup"
@@ -23,6 +26,20 @@ def lite_python() -> Path:
     if not path.is_file():
         raise Unavailable(f"needs CPython 3.10 with paddlelite: {path} is not there", hint=LITE_HINT)
     return path
+
+
+@cache
+def paddlelite_version(python: Path) -> str:
+    """What the metadata of the Paddle Lite environment says.
+
+    Raises:
+        Unavailable: paddlelite is not installed there.
+    """
+    script = "import importlib.metadata as m; print(m.version('paddlelite'))"
+    done = subprocess.run([python, "-c", script], env=child_environment(), capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise Unavailable(f"{python} has no paddlelite", hint=LITE_HINT)
+    return done.stdout.strip()
 
 
 def cpu_flags() -> frozenset[str]:

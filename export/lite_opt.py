@@ -1,14 +1,12 @@
 """Runs Paddle Lite's ``opt``: a script for the Paddle Lite environment (standard library and paddlelite only).
 
-python lite_opt.py PROGRAM_FOLDER OUT ARCH PRECISION FACTS.json
+python lite_opt.py PROGRAM_FOLDER OUT ARCH PRECISION
 """
 
-import json
 import sys
-from importlib.metadata import version
 
 
-def main(program: str, out: str, arch: str, precision: str, facts: str) -> None:
+def main(program: str, out: str, arch: str, precision: str) -> None:
     from paddlelite.lite import Opt
 
     opt = Opt()
@@ -20,8 +18,6 @@ def main(program: str, out: str, arch: str, precision: str, facts: str) -> None:
     opt.set_model_type("naive_buffer")
     opt.set_optimize_out(out)
     opt.run()
-    with open(facts, "w") as file:
-        json.dump({"paddlelite": version("paddlelite")}, file)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from edge.children import cause_of_death, child_environment, last_words, run_child
-from edge.environments import lite_python
+from edge.environments import lite_python, paddlelite_version
 from edge.errors import ConversionFailed
 from edge.export.workspace import Made, Workspace, versions
 from edge.vocabulary import Arch, Precision
@@ -24,17 +23,15 @@ def make(precision: Precision, arch: Arch, workspace: Workspace, folder: Path) -
     """
     python = lite_python()
     program = _program(precision, arch, workspace)
-    log, facts = folder.with_suffix(".opt.log"), folder / "facts.json"
-    command = [python, OPT_SCRIPT, program, folder / "model", arch.value, precision.value, facts]
+    log = folder.with_suffix(".opt.log")
+    command = [python, OPT_SCRIPT, program, folder / "model", arch.value, precision.value]
     status = run_child(command, environment=child_environment(), log=log, timeout=600)
     words = last_words(log)
     log.unlink()
     target = folder / "model.nb"
-    if status != 0 or not target.is_file() or target.stat().st_size == 0 or not facts.is_file():
+    if status != 0 or not target.is_file() or target.stat().st_size == 0:
         raise ConversionFailed(f"Paddle Lite's opt died of {cause_of_death(status)}; its last words: {words}")
-    version = json.loads(facts.read_text())["paddlelite"]
-    facts.unlink()
-    return Made({"model.nb": "model"}, "naive buffer", {**versions("paddlepaddle"), "paddlelite": version})
+    return Made({"model.nb": "model"}, "naive buffer", {**versions("paddlepaddle"), "paddlelite": paddlelite_version(python)})
 
 
 def _program(precision: Precision, arch: Arch, workspace: Workspace) -> Path:

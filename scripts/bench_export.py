@@ -110,7 +110,7 @@ def raw(name: str, out: Path) -> None:
         (out / kind).mkdir(parents=True)
         run([sys.executable, "-c", SAVE, kind, name, str(out / kind)], flags)
     for arch in ("x86", "arm"):
-        run([str(lite_python()), str(OPT_SCRIPT), str(out / "legacy"), str(out / f"model_{arch}"), arch, "fp32", str(out / "facts.json")], {})
+        run([str(lite_python()), str(OPT_SCRIPT), str(out / "legacy"), str(out / f"model_{arch}"), arch, "fp32"], {})
 
 
 def run(command: list[str], flags: dict[str, str]) -> None:

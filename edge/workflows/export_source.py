@@ -17,6 +17,7 @@ from edge.artifact import VECTORS, Origin, TensorInfo
 from edge.bench.launch import write_inputs
 from edge.datasets.preprocessing import Preprocessing
 from edge.datasets.samples import ExportData, export_data
+from edge.environments import lite_python, paddlelite_version
 from edge.errors import BadInput
 from edge.export.parity import agreement_of, is_classifier
 from edge.export.room import check_room
@@ -142,6 +143,8 @@ class Source:
             "opset": request.options.opset, "half_io": request.options.half_io, "recipe": request.recipe,
             "tools": versions("paddlepaddle", "paddle2onnx", "onnx", "onnxruntime", "paddle-edge"),
         }  # fmt: skip
+        if cell.format is Format.PADDLE_LITE:
+            settings["paddlelite"] = paddlelite_version(lite_python())
         if cell.precision is Precision.INT8:
             settings |= {"options": asdict(request.options), "max_drop": request.max_drop, "calibration": self.digests.calibration}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
