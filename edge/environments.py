@@ -36,7 +36,10 @@ def paddlelite_version(python: Path) -> str:
         Unavailable: paddlelite is not installed there.
     """
     script = "import importlib.metadata as m; print(m.version('paddlelite'))"
-    done = subprocess.run([python, "-c", script], env=child_environment(), capture_output=True, text=True, timeout=60)
+    try:
+        done = subprocess.run([python, "-c", script], env=child_environment(), capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"{python} does not run: {error}", hint=LITE_HINT) from error
     if done.returncode:
         raise Unavailable(f"{python} has no paddlelite", hint=LITE_HINT)
     return done.stdout.strip()

@@ -124,12 +124,15 @@ class _Server:
         with answers:
             with theirs, contextlib.suppress(BrokenPipeError):
                 socket.send_fds(self.control, [os.fsencode(request)], [theirs.fileno(), log, progress])
-            answers.settimeout(timeout)
             child = 0
             try:
                 child = int(answers.recv(32) or 0)
+                answers.settimeout(timeout)  # of the job: a server that is still importing is not its fault
                 status = answers.recv(32) if child else b""
-                return int(status) if status else self.process.wait()
+                if status:
+                    return int(status)
+                self.process.kill()  # its watcher died, or it has itself: a server that cannot say how a job ended serves no more
+                return self.process.wait()
             except BaseException:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child or self.process.pid, signal.SIGKILL)

@@ -3,8 +3,9 @@
 
 .venv/bin/python scripts/study_int8.py MODEL --data DATA [--weights FILE] [--out out/int8]
 
-Weight bytes are those of the initializers (ONNX) and of the parameter file (Paddle Inference). Of every sample on which two int8 files name different
-classes the margin is looked up: how far the fp32 model's two largest outputs lie apart, and how many samples of all have a smaller one.
+Parameter bytes are those of all initializers (ONNX), of the parameter file (Paddle Inference): biases, scales and zero points too. Of every sample
+on which two int8 files name different classes the margin is looked up: how far the fp32 model's two largest outputs lie apart, and how many samples
+of all have a smaller one.
 """
 
 from __future__ import annotations
@@ -52,19 +53,19 @@ def main() -> None:
 
 def print_bytes(made: list[Artifact], outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> None:
     fp32 = {artifact.manifest.format: artifact for artifact in made if artifact.manifest.precision is Precision.FP32}
-    print("| artifact | top-1 % | file KiB | of fp32 | weights of fp32 | kernels |\n|---|---:|---:|---:|---:|---:|")
+    print("| artifact | top-1 % | file KiB | of fp32 | parameters of fp32 | kernels |\n|---|---:|---:|---:|---:|---:|")
     for artifact in made:
         manifest, plain = artifact.manifest, fp32[artifact.manifest.format]
         known = labels is not None and artifact.name in outputs
         top1 = f"{agreement_of(outputs[artifact.name], labels):.2f}" if known else ""
-        weights, all_weights = weight_bytes(artifact), weight_bytes(plain)
-        share = f"{weights / all_weights:.3f}" if weights and all_weights else ""
+        stored, plain_stored = parameter_bytes(artifact), parameter_bytes(plain)
+        share = f"{stored / plain_stored:.3f}" if stored and plain_stored else ""
         k = manifest.kernels
         kernels = "" if k.reduced is None else f"{k.reduced}/{k.total}"
         print(f"| {artifact.name} | {top1} | {artifact.size / 1024:,.0f} | {artifact.size / plain.size:.2f} | {share} | {kernels} |")
 
 
-def weight_bytes(artifact: Artifact) -> int | None:
+def parameter_bytes(artifact: Artifact) -> int | None:
     if artifact.manifest.format is Format.ONNX:
         import onnx
         from onnx import numpy_helper

@@ -123,6 +123,28 @@ def test_a_server_that_dies_under_a_job_is_a_named_error() -> None:
         timer.join()
 
 
+def test_a_watcher_that_dies_is_a_named_error_and_no_wait_for_ever() -> None:
+    def watchers() -> list[str]:
+        server = servers.of({}).process.pid
+        return Path(f"/proc/{server}/task/{server}/children").read_text().split()
+
+    def kill_next_watcher() -> None:
+        while not (found := watchers()):
+            time.sleep(0.01)
+        os.kill(int(found[0]), signal.SIGKILL)
+
+    with WarmServers() as servers:
+        assert run_job("edge.workflows.probes:onnxruntime", {}, servers=servers)
+        while watchers():  # those of Paddle's import, and of this job
+            time.sleep(0.01)
+        killer = threading.Thread(target=kill_next_watcher)
+        killer.start()
+        with pytest.raises(ConversionFailed, match="died of SIGKILL"):
+            run_job("edge.workflows.probes:paddle_inference", {}, servers=servers)
+        killer.join()
+        assert run_job("edge.workflows.probes:onnxruntime", {}, servers=servers)
+
+
 def test_a_killed_parent_leaves_no_server_behind() -> None:
     program = (
         "from edge.jobs import WarmServers\nimport time\nwith WarmServers({}) as s:\n    print(s.of({}).process.pid, flush=True)\n    time.sleep(60)"
