@@ -80,8 +80,12 @@ class Parity(Frozen):
     twin: str | None = None
 
 
+#: What an artifact may lose points of.
+Metric = Literal["accuracy", "agreement", "cosine"]
+
+
 class Side(Frozen):
-    """One of the two artifacts that are set side by side: accuracy or agreement lost in points, ``size`` in B, median latency ``p50`` in ms."""
+    """One of the two artifacts that are set side by side: what it loses of the metric in points, ``size`` in B, median latency ``p50`` in ms."""
 
     float_layers: int
     drop: float
@@ -93,11 +97,11 @@ class Tuning(Frozen):
     """Plain int8, and what was kept; all measured on ``samples`` calibration samples.
 
     Attributes:
-        metric: ``accuracy`` with labels, ``agreement`` with the Paddle model without.
+        metric: see `edge.export.parity.metric_of`.
         trials: how many artifacts were made and run.
     """
 
-    metric: Literal["accuracy", "agreement"]
+    metric: Metric
     samples: int
     trials: int
     plain: Side

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import Parity
+from edge.artifact import Metric, Parity
 from edge.vocabulary import Precision
 
 
@@ -52,7 +52,7 @@ def compare(
     Args:
         labels: [N]; they add the accuracy rule where the first output is [N, classes].
         real: False for random input, on which a reduced precision is not held to the share of equal classes.
-        max_drop: in place of the precision's own bound on the loss of accuracy, in points.
+        max_drop: in place of the precision's own bound on the loss of accuracy, in points; without labels a bound on `metric_of` beside the others.
     """
     count = len(source[0])
     if problem := _malformed(source, outputs):
@@ -62,9 +62,11 @@ def compare(
     cosine = min(cosine_of(a, b) for a, b in zip(source, outputs, strict=True))
     agreement = agreement_of(outputs[0], source[0].argmax(1)) if is_classifier(source[0]) else None
     accuracy = agreement_of(outputs[0], labels) if labels is not None and agreement is not None else None
-    drop = 0.0 if labels is None or accuracy is None else agreement_of(source[0], labels) - accuracy
+    metric, loss = metric_of(source, labels), loss_of(source, outputs, labels)
     judged = agreement if real or precision is Precision.FP32 else None
-    reason = verdict(precision, max_rel, judged, drop, cosine=cosine, max_drop=max_drop)
+    reason = verdict(precision, max_rel, judged, loss if metric == "accuracy" else 0.0, cosine=cosine, max_drop=max_drop)
+    if reason is None and max_drop is not None and (real or metric == "cosine") and loss > max_drop + 1e-9:
+        reason = f"the {metric} falls by {loss:.2f} points, allowed are {max_drop:g}"
     return Parity(
         max_abs=max_abs, max_rel=max_rel, cosine=cosine, top1_agreement=agreement, accuracy=accuracy,
         samples=count, real=real, passed=reason is None, reason=reason,
@@ -87,6 +89,23 @@ def verdict(
     if drop > allowed + 1e-9:
         return f"accuracy falls by {drop:.2f} points, {name} is allowed {allowed:g}"
     return None
+
+
+def metric_of(source: Sequence[NDArray[Any]], labels: NDArray[np.integer] | None) -> Metric:
+    """What may be lost: ``accuracy`` of a classifier with labels, ``agreement`` of one without, ``cosine`` of anything else's outputs."""
+    if not is_classifier(source[0]):
+        return "cosine"
+    return "agreement" if labels is None else "accuracy"
+
+
+def loss_of(source: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]], labels: NDArray[np.integer] | None) -> float:
+    """Points of `metric_of` lost: of top-1 or equal classes in %, or 100 x (1 - cosine) of the worst output."""
+    metric = metric_of(source, labels)
+    if metric == "cosine":
+        return 100.0 * (1.0 - min(cosine_of(a, b) for a, b in zip(source, outputs, strict=True)))
+    if labels is None:
+        return 100.0 - agreement_of(outputs[0], source[0].argmax(1))
+    return agreement_of(source[0], labels) - agreement_of(outputs[0], labels)
 
 
 def is_classifier(output: NDArray[Any]) -> bool:

@@ -38,7 +38,12 @@ from edge.errors import CheckFailed, Unsupported
 )
 @click.option("--activations", type=click.Choice(["u8", "s8"]), default="u8", show_default=True, help="Of the int8 ONNX file.")
 @click.option("--full-range", is_flag=True, help="All 8 bits in int8: for x86 with VNNI and for ARM. Elsewhere sums may saturate.")
-@click.option("--max-drop", type=click.FloatRange(0), metavar="POINTS", help="Bound on what int8 loses: the layers that hurt most stay in float.")
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0),
+    metavar="POINTS",
+    help="Bound on what int8 loses (accuracy, equal classes or 100 x cosine): the layers that hurt most stay in float.",
+)
 @click.option("--allow-mismatch", is_flag=True, help="Keep an artifact that failed its gate, marked.")
 @click.option("--json", "as_json", is_flag=True, help="Print the cells on stdout.")
 def export(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from edge.artifact import Artifact, Side, Tuning
 from edge.bench.launch import Timing, run_worker
 from edge.devices.local import LocalTarget
 from edge.errors import CheckFailed
-from edge.export.parity import agreement_of, is_classifier
+from edge.export.parity import loss_of, metric_of
 from edge.workflows.prove import outputs_of
 
 #: Enough for a median that is set beside another one of the same minute.
@@ -34,16 +34,9 @@ class TuningSet:
     outputs: Sequence[NDArray[Any]]
     labels: NDArray[np.int64] | None
 
-    @property
-    def metric(self) -> Literal["accuracy", "agreement"]:
-        return "agreement" if self.labels is None else "accuracy"
-
     def drop(self, candidate: Artifact) -> float:
         """Points that the candidate loses."""
-        found, source = outputs_of(candidate, self.inputs, len(self.outputs[0]))[0], self.outputs[0]
-        if self.labels is None:
-            return 100.0 - agreement_of(found, source.argmax(1))
-        return agreement_of(source, self.labels) - agreement_of(found, self.labels)
+        return loss_of(self.outputs, outputs_of(candidate, self.inputs, len(self.outputs[0])), self.labels)
 
 
 #: Makes the cell's candidate with these layers in float.
@@ -58,8 +51,7 @@ def fewest_float_layers(ranked: Sequence[str], make: MakeCandidate, tuning: Tuni
     Raises:
         CheckFailed: the bound is not held even with all but one layer in float.
     """
-    if not is_classifier(tuning.outputs[0]):
-        raise CheckFailed("--max-drop needs a model whose first output is [N, classes]")
+    metric = metric_of(tuning.outputs, tuning.labels)
     tried: dict[int, tuple[float, Artifact]] = {}
 
     def holds(count: int) -> bool:
@@ -71,14 +63,14 @@ def fewest_float_layers(ranked: Sequence[str], make: MakeCandidate, tuning: Tuni
     while not holds(count):
         if count >= most:
             raise CheckFailed(
-                f"int8 loses {tried[count][0]:.2f} points even with {count} of {len(ranked)} layers in float; --max-drop is {max_drop:g}"
+                f"int8 loses {tried[count][0]:.2f} points of {metric} even with {count} of {len(ranked)} layers in float; --max-drop is {max_drop:g}"
             )
         failed, count = count, min(max(1, 2 * count), most)
     while count - failed > 1:
         middle = (count + failed) // 2
         count, failed = (middle, failed) if holds(middle) else (count, middle)
     sides = {n: _side(n, *tried[n], tuning.inputs) for n in {0, count}}
-    kept = Tuning(metric=tuning.metric, samples=len(tuning.outputs[0]), trials=len(tried), plain=sides[0], kept=sides[count])
+    kept = Tuning(metric=metric, samples=len(tuning.outputs[0]), trials=len(tried), plain=sides[0], kept=sides[count])
     return tuple(ranked[:count]), kept
 
 

@@ -51,6 +51,8 @@ def export_model(
             hint="give one with --name",
         )
     cells = select(set(request.formats) if request.formats else None, set(request.precisions) if request.precisions else None)
+    if request.max_drop is not None and not any(cell.precision is Precision.INT8 for cell in cells):
+        raise BadInput("--max-drop bounds what int8 loses, and no int8 cell was asked for", hint="leave it out, or add int8 to --precision")
     with _scratch_in(out) as scratch, WarmServers(ONE_THREAD, LEGACY) as servers, side_by_side(min(2, cores())) as pool:
         workspace = Workspace(scratch / "steps", request.source, servers, request.options, progress=progress)
         source = Source.prepare(request, cells, workspace, scratch, out, pool)

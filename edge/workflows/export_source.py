@@ -18,7 +18,6 @@ from edge.bench.launch import write_inputs
 from edge.datasets.preprocessing import Preprocessing
 from edge.datasets.samples import ExportData, export_data
 from edge.environments import lite_python, paddlelite_version
-from edge.errors import BadInput
 from edge.export.parity import agreement_of, is_classifier
 from edge.export.room import check_room
 from edge.export.support import Cell
@@ -43,7 +42,7 @@ class ExportRequest:
         name: of the model in the artifacts, e.g. ``mnist_student_distilled``.
         data: what calibrates and judges, see `edge.datasets.samples.export_data`; None: random input judges, and int8 is refused.
         formats, precisions: None is all; a set is "asked for by name".
-        max_drop: bound on what int8 may lose, in points; layers stay in float to hold it.
+        max_drop: bound on what int8 may lose, in points of `edge.export.parity.metric_of`; layers stay in float to hold it.
         calibration_samples, judge_samples: at most so many; None is all.
         allow_mismatch: keep an artifact that failed its gate, marked.
         recipe: the training record, kept in the manifest.
@@ -93,9 +92,6 @@ class Source:
         described = workspace.described()
         check_room(out, described["parameter_bytes"], cells)
         inputs = tuple(TensorInfo(**tensor) for tensor in described["inputs"])
-        rank = len(described["outputs"][0]["shape"])
-        if request.max_drop is not None and rank != 2:
-            raise BadInput(f"{request.name}: --max-drop needs a classifier, whose first output is [N, classes]; this one has {rank} dimensions")
         data = early if early and inputs == known else _data(request, inputs)
         judge = tuple(write_inputs(scratch / "judge", data.judge.inputs))
         samples = tuple(write_inputs(scratch / "calibration", data.calibration.inputs)) if request.data else ()

@@ -65,6 +65,18 @@ def test_a_bound_of_the_users_own_takes_the_place_of_the_gates() -> None:
         assert compare(Precision.INT8, [SOURCE], [outputs], LABELS, max_drop=bound).passed is passes
 
 
+def test_a_bound_holds_what_is_no_classifier_by_its_angle_and_one_without_labels_by_its_classes() -> None:
+    maps = SOURCE.reshape(1000, 1, 2, 5)
+    outputs = maps + RNG.normal(scale=0.2, size=maps.shape).astype(np.float32)  # cosine about 1 / sqrt(1.04)
+    assert compare(Precision.INT8, [maps], [outputs]).passed
+    assert compare(Precision.INT8, [maps], [outputs], max_drop=2.5).passed
+    assert "the cosine falls by" in str(compare(Precision.INT8, [maps], [outputs], max_drop=1.5).reason)
+    rolled = SOURCE.copy()
+    rolled[:10] = np.roll(rolled[:10], 1, axis=1)
+    assert compare(Precision.INT8, [SOURCE], [rolled], max_drop=1.0).passed
+    assert "the agreement falls by 1.00 points" in str(compare(Precision.INT8, [SOURCE], [rolled], max_drop=0.9).reason)
+
+
 def test_random_input_does_not_judge_the_classes_of_a_reduced_precision() -> None:
     outputs = SOURCE + RNG.normal(scale=0.2, size=SOURCE.shape).astype(np.float32)
     real, random = (compare(Precision.INT8, [SOURCE], [outputs], real=kind) for kind in (True, False))
