@@ -36,7 +36,9 @@ def artifacts(demo: Demo, tmp_path: Path) -> Path:
 
 def start_bench(folder: Path, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "edge", "bench", str(folder), "--out", str(out), "--seconds", "1"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    # what runs in the background of a shell without job control ignores SIGINT, and so do its children
+    listen: Callable[[], Any] = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen)
 
 
 def children_of(pid: int) -> list[int]:
