@@ -3,9 +3,9 @@
 
 .venv/bin/python scripts/study_int8.py MODEL --data DATA [--weights FILE] [--out out/int8]
 
-Parameter bytes are those of all initializers (ONNX), of the parameter file (Paddle Inference): biases, scales and zero points too. Of every sample
-on which two int8 files name different classes the margin is looked up: how far the fp32 model's two largest outputs lie apart, and how many samples
-of all have a smaller one.
+Parameter bytes are those of all initializers (ONNX), of the parameter file (Paddle Inference): biases, scales and zero points too. Weight bytes are
+those of what has two dimensions or more, with the scales and zero points that decode it. Of every sample on which two int8 files name different
+classes the margin is looked up: how far the fp32 model's two largest outputs lie apart, and how many samples of all have a smaller one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from edge.bench.launch import write_inputs
 from edge.bench.runnable import why_not_runnable
 from edge.datasets.samples import export_data
 from edge.export.parity import agreement_of
+from edge.models.saved import stored_tensors
 from edge.models.source import resolve_model
 from edge.vocabulary import Format, Precision
 from edge.workflows.export import export_model
@@ -53,16 +54,19 @@ def main() -> None:
 
 def print_bytes(made: list[Artifact], outputs: dict[str, np.ndarray], labels: np.ndarray | None) -> None:
     fp32 = {artifact.manifest.format: artifact for artifact in made if artifact.manifest.precision is Precision.FP32}
-    print("| artifact | top-1 % | file KiB | of fp32 | parameters of fp32 | kernels |\n|---|---:|---:|---:|---:|---:|")
+    print("| artifact | top-1 % | file KiB | of fp32 | parameters of fp32 | weights of fp32 | kernels |\n|---|---:|---:|---:|---:|---:|---:|")
     for artifact in made:
         manifest, plain = artifact.manifest, fp32[artifact.manifest.format]
         known = labels is not None and artifact.name in outputs
         top1 = f"{agreement_of(outputs[artifact.name], labels):.2f}" if known else ""
-        stored, plain_stored = parameter_bytes(artifact), parameter_bytes(plain)
-        share = f"{stored / plain_stored:.3f}" if stored and plain_stored else ""
+        shares = " | ".join(share(count(artifact), count(plain)) for count in (parameter_bytes, weight_bytes))
         k = manifest.kernels
         kernels = "" if k.reduced is None else f"{k.reduced}/{k.total}"
-        print(f"| {artifact.name} | {top1} | {artifact.size / 1024:,.0f} | {artifact.size / plain.size:.2f} | {share} | {kernels} |")
+        print(f"| {artifact.name} | {top1} | {artifact.size / 1024:,.0f} | {artifact.size / plain.size:.2f} | {shares} | {kernels} |")
+
+
+def share(stored: int | None, plain: int | None) -> str:
+    return f"{stored / plain:.3f}" if stored and plain else ""
 
 
 def parameter_bytes(artifact: Artifact) -> int | None:
@@ -73,6 +77,42 @@ def parameter_bytes(artifact: Artifact) -> int | None:
         return sum(numpy_helper.to_array(tensor).nbytes for tensor in onnx.load(str(artifact.path("model"))).graph.initializer)
     params = artifact.path("params")
     return params.stat().st_size if params else None
+
+
+def weight_bytes(artifact: Artifact) -> int | None:
+    """None for a Paddle Lite file."""
+    if artifact.manifest.format is Format.ONNX:
+        return _onnx_weight_bytes(artifact.path("model"))
+    params = artifact.path("params")
+    if params is None:
+        return None
+    if artifact.manifest.precision is Precision.FP32:
+        return sum(tensor.nbytes for tensor in stored_tensors(params) if len(tensor.shape) > 1)
+    return _legacy_weight_bytes(artifact.path("model"), params)
+
+
+def _onnx_weight_bytes(model: Path | None) -> int:
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(model)).graph
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    decoders = {node.input[0]: node.input[1:] for node in graph.node if node.op_type == "DequantizeLinear"}
+    weights = [name for name, array in arrays.items() if array.ndim > 1]
+    return sum(arrays[name].nbytes for weight in weights for name in (weight, *decoders.get(weight, ())))
+
+
+def _legacy_weight_bytes(program: Path | None, params: Path) -> int:
+    import paddle
+
+    paddle.enable_static()
+    block = paddle.static.deserialize_program(Path(str(program)).read_bytes()).global_block()
+    # the program itself calls them float32: the file says what they are
+    names = sorted(variable.name for variable in block.vars.values() if paddle.static.io.is_persistable(variable))
+    stored = dict(zip(names, stored_tensors(params), strict=True))
+    decoders = {op.input("X")[0]: (op.input("Scale")[0], op.input("ZeroPoint")[0]) for op in block.ops if op.type == "dequantize_linear"}
+    weights = [name for name, tensor in stored.items() if len(tensor.shape) > 1]
+    return sum(stored[name].nbytes for weight in weights for name in (weight, *decoders.get(weight, ())))
 
 
 def margins_of(exact: np.ndarray, first: np.ndarray, second: np.ndarray) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple
 
 from edge.errors import BadInput
 from edge.files import read_limited
@@ -127,8 +127,15 @@ def _params(program: Path, params: Path) -> Path:
     return params
 
 
-def stored_tensors(params: Path) -> list[tuple[int, ...]]:
-    """The shapes of the tensors in a parameters file, in its order, which is that of their names. Their values are not read.
+class StoredTensor(NamedTuple):
+    """Of a parameters file."""
+
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+def stored_tensors(params: Path) -> list[StoredTensor]:
+    """The tensors in a parameters file, in its order, which is that of their names. Their values are not read.
 
     Paddle itself reads a file that is cut off, or is another model's, without a word.
 
@@ -137,12 +144,12 @@ def stored_tensors(params: Path) -> list[tuple[int, ...]]:
     """
     try:
         with params.open("rb") as file:
-            return list(_shapes(params, file, params.stat().st_size))
+            return list(_tensors(params, file, params.stat().st_size))
     except OSError as error:
         raise BadInput(f"{params}: cannot be read: {error.strerror}") from error
 
 
-def _shapes(params: Path, file: BinaryIO, size: int) -> Iterator[tuple[int, ...]]:
+def _tensors(params: Path, file: BinaryIO, size: int) -> Iterator[StoredTensor]:
     """Each tensor: version, levels of detail, version, length of its description, description (a protobuf message), values."""
     if not size:
         raise BadInput(f"{params}: the file is empty", hint=_AGAIN)
@@ -155,12 +162,13 @@ def _shapes(params: Path, file: BinaryIO, size: int) -> Iterator[tuple[int, ...]
         version, length = _number(file, 4), _number(file, 4)
         description = file.read(min(length, _MAX_DESCRIPTION))
         element, shape = _described(description) if version == 0 and len(description) == length else (0, ())
-        file.seek(element * math.prod(shape), 1)
+        tensor = StoredTensor(shape, element * math.prod(shape))
+        file.seek(tensor.nbytes, 1)
         if file.tell() > size or len(description) < length:
             raise BadInput(f"{params}: the parameters are cut off", hint=_AGAIN)
         if not element:
             raise BadInput(f"{params}: not Paddle parameters: no tensor begins at byte {start}", hint=_AGAIN)
-        yield shape
+        yield tensor
 
 
 def _number(file: BinaryIO, length: int) -> int:

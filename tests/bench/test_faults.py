@@ -36,9 +36,12 @@ def artifacts(demo: Demo, tmp_path: Path) -> Path:
 
 def start_bench(folder: Path, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "edge", "bench", str(folder), "--out", str(out), "--seconds", "1"]
-    # what runs in the background of a shell without job control ignores SIGINT, and so do its children
-    listen: Callable[[], Any] = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listen)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_ctrl_c)
+
+
+def heed_ctrl_c() -> None:
+    """What runs in the background of a shell without job control ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def children_of(pid: int) -> list[int]:
