@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -88,8 +89,8 @@ def print_times(nets: list[str], out: Path, runs: int) -> None:
     for net in nets:
         times: dict[str, list[float]] = {"raw": [], "edge": []}
         for _ in range(runs):
-            times["raw"].append(timed(lambda n=net: raw(resolve_model(n).name, out / "raw")))
-            times["edge"].append(timed(lambda n=net: proven(n, out / "proven")))
+            times["raw"].append(timed(lambda n=net: raw(resolve_model(n).name, out / "raw"), out))
+            times["edge"].append(timed(lambda n=net: proven(n, out / "proven"), out))
         medians = {way: statistics.median(values) for way, values in times.items()}
         for way, value in medians.items():
             totals[way].append(value)
@@ -98,7 +99,11 @@ def print_times(nets: list[str], out: Path, runs: int) -> None:
     print(f"{'all':<34} raw {raw_s:6.1f} s   edge {edge_s:6.1f} s   ratio {edge_s / raw_s:.2f}   (medians of {runs}, measured)")
 
 
-def timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[[], object], out: Path) -> float:
+    """Seconds of ``work``, after the files of the one before are gone or have reached the disk."""
+    for folder in ("raw", "proven"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    os.sync()
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -106,7 +111,6 @@ def timed(work: Callable[[], object]) -> float:
 
 def raw(name: str, out: Path) -> None:
     for kind, flags in (("pir", {}), ("legacy", {"FLAGS_enable_pir_api": "0"})):
-        shutil.rmtree(out / kind, ignore_errors=True)
         (out / kind).mkdir(parents=True)
         run([sys.executable, "-c", SAVE, kind, name, str(out / kind)], flags)
     for arch in ("x86", "arm"):
@@ -120,7 +124,6 @@ def run(command: list[str], flags: dict[str, str]) -> None:
 
 
 def proven(net: str, out: Path) -> None:
-    shutil.rmtree(out, ignore_errors=True)
     source = resolve_model(net)
     cells = export_model(ExportRequest(source, source.label, None, formats=frozenset(Format), precisions=frozenset({Precision.FP32})), out)
     bad = [json.loads(cell.model_dump_json()) for cell in cells if cell.status.value not in ("ok", "exported")]

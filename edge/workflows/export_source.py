@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import VECTORS, Origin, TensorInfo
+from edge.artifact import VECTORS, Origin, TensorInfo, artifact_name
 from edge.bench.launch import write_inputs
 from edge.datasets.preprocessing import Preprocessing
 from edge.datasets.samples import ExportData, export_data
@@ -64,9 +64,8 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Digests:
-    """sha256 of the program with its parameters, and of the samples with their labels."""
+    """sha256 of the samples with their labels."""
 
-    program: str
     judge: str
     calibration: str
 
@@ -83,20 +82,30 @@ class Source:
 
     @staticmethod
     def prepare(request: ExportRequest, cells: list[Cell], workspace: Workspace, scratch: Path, out: Path, pool: Executor) -> Source:
-        """Refuse what cannot be exported. Everything waits for the legacy program here; the PIR program is made beside it, in the pool."""
+        """Refuse what cannot be exported. Everything waits for the legacy program; what else is sure to be needed is made beside it, in the pool."""
         # where the inputs are known, data that cannot be used is refused before anything is loaded
         known = request.source.inputs
-        early = _data(request, known) if known else None
-        if any(cell.format is Format.PADDLE_INFERENCE and cell.precision is Precision.FP32 for cell in cells):
-            pool.submit(workspace.pir)
+        data = _data(request, known) if known else None
+        judge = write_inputs(scratch / "judge", data.judge.inputs) if data else []
+        names = [artifact_name(request.name, cell.format, cell.precision, cell.target_arch) for cell in cells]
+        fresh = not any((out / name).exists() for name in names)  # cells that are kept need no outputs
+
+        def ahead() -> None:
+            if any(cell.format is Format.PADDLE_INFERENCE and cell.precision is Precision.FP32 for cell in cells):
+                workspace.pir()
+            if judge and fresh:
+                workspace.source_outputs(judge)
+
+        pool.submit(ahead)
         described = workspace.described()
         check_room(out, described["parameter_bytes"], cells)
         inputs = tuple(TensorInfo(**tensor) for tensor in described["inputs"])
-        data = early if early and inputs == known else _data(request, inputs)
-        judge = tuple(write_inputs(scratch / "judge", data.judge.inputs))
+        if data is None or inputs != known:
+            data = _data(request, inputs)
+            judge = write_inputs(scratch / "judge of the program", data.judge.inputs)
         samples = tuple(write_inputs(scratch / "calibration", data.calibration.inputs)) if request.data else ()
-        digests = Digests(_digest(workspace.program()), _digest(judge, data.judge.labels), _digest(samples, data.calibration.labels))
-        return Source(request, data, replace(workspace, samples=samples), judge, digests)
+        digests = Digests(_digest(judge, data.judge.labels), _digest(samples, data.calibration.labels))
+        return Source(request, data, replace(workspace, samples=samples), tuple(judge), digests)
 
     def outputs(self) -> list[NDArray[Any]]:
         """The Paddle model's outputs on the judging samples, computed when first asked for."""
@@ -112,6 +121,12 @@ class Source:
         """The Paddle model's top-1 on the judging samples in %, None without labels."""
         labels, first = self.data.judge.labels, self.outputs()[0]
         return agreement_of(first, labels) if labels is not None and is_classifier(first) else None
+
+    @property
+    def program_digest(self) -> str:
+        """sha256 of the program with its parameters, computed when first asked for."""
+        digest: str = self.workspace.once("digest", lambda: _digest(self.workspace.program()))
+        return digest
 
     def vectors(self) -> Path:
         """The .npz that travels inside every artifact, written when first asked for."""
@@ -134,7 +149,7 @@ class Source:
         """Of all that decides what the cell's files hold."""
         request = self.request
         settings: dict[str, Any] = {
-            "source": self.digests.program, "judge": self.digests.judge, "data": self.data.name,
+            "source": self.program_digest, "judge": self.digests.judge, "data": self.data.name,
             "cell": [cell.format.value, cell.precision.value, cell.target_arch.value],
             "opset": request.options.opset, "half_io": request.options.half_io, "recipe": request.recipe,
             "tools": versions("paddlepaddle", "paddle2onnx", "onnx", "onnxruntime", "paddle-edge"),
@@ -150,7 +165,7 @@ class Source:
         return Origin(
             source=source.name,
             weights_sha256=sha256_of(Path(source.weights)) if source.weights else None,
-            source_sha256=self.digests.program,
+            source_sha256=self.program_digest,
             dataset=self.data.name if self.data.real else None,
             calibration=self.data.description if cell.precision is Precision.INT8 else None,
             source_accuracy=self.accuracy,
