@@ -52,7 +52,7 @@ def compare(
     Args:
         labels: [N]; they add the accuracy rule where the first output is [N, classes].
         real: False for random input, on which a reduced precision is not held to the share of equal classes.
-        max_drop: in place of the precision's own bound on the loss of accuracy, in points; without labels a bound on `metric_of` beside the others.
+        max_drop: in place of the precision's own bound on the loss of accuracy, in points; where `metric_of` is another, a bound beside the gate's.
     """
     count = len(source[0])
     if problem := _malformed(source, outputs):

@@ -3,7 +3,7 @@
 
 .venv/bin/python scripts/study_int8.py MODEL --data DATA [--weights FILE] [--out out/int8]
 
-Parameter bytes are those of all initializers (ONNX), of the parameter file (Paddle Inference): biases, scales and zero points too. Weight bytes are
+Parameter bytes are those of all initializers (ONNX), of all stored tensors (Paddle Inference): biases, scales and zero points too. Weight bytes are
 those of what has two dimensions or more, with the scales and zero points that decode it. Of every sample on which two int8 files name different
 classes the margin is looked up: how far the fp32 model's two largest outputs lie apart, and how many samples of all have a smaller one.
 """
@@ -21,7 +21,7 @@ from edge.bench.launch import write_inputs
 from edge.bench.runnable import why_not_runnable
 from edge.datasets.samples import export_data
 from edge.export.parity import agreement_of
-from edge.models.saved import stored_tensors
+from edge.models.saved import StoredTensor, stored_tensors
 from edge.models.source import resolve_model
 from edge.vocabulary import Format, Precision
 from edge.workflows.export import export_model
@@ -65,54 +65,52 @@ def print_bytes(made: list[Artifact], outputs: dict[str, np.ndarray], labels: np
         print(f"| {artifact.name} | {top1} | {artifact.size / 1024:,.0f} | {artifact.size / plain.size:.2f} | {shares} | {kernels} |")
 
 
-def share(stored: int | None, plain: int | None) -> str:
+def share(stored: int, plain: int) -> str:
     return f"{stored / plain:.3f}" if stored and plain else ""
 
 
-def parameter_bytes(artifact: Artifact) -> int | None:
+def parameter_bytes(artifact: Artifact) -> int:
+    stored, _ = tensors_of(artifact)
+    return sum(tensor.nbytes for tensor in stored.values())
+
+
+def weight_bytes(artifact: Artifact) -> int:
+    stored, decoders = tensors_of(artifact)
+    weights = [name for name, tensor in stored.items() if len(tensor.shape) > 1]
+    return sum(stored[name].nbytes for weight in weights for name in (weight, *decoders.get(weight, ())))
+
+
+def tensors_of(artifact: Artifact) -> tuple[dict[str, StoredTensor], dict[str, tuple[str, ...]]]:
+    """The parameters, and weight -> scales and zero points that decode it; both empty for a Paddle Lite file."""
+    model, params = artifact.path("model"), artifact.path("params")
     if artifact.manifest.format is Format.ONNX:
-        import onnx
-        from onnx import numpy_helper
-
-        return sum(numpy_helper.to_array(tensor).nbytes for tensor in onnx.load(str(artifact.path("model"))).graph.initializer)
-    params = artifact.path("params")
-    return params.stat().st_size if params else None
-
-
-def weight_bytes(artifact: Artifact) -> int | None:
-    """None for a Paddle Lite file."""
-    if artifact.manifest.format is Format.ONNX:
-        return _onnx_weight_bytes(artifact.path("model"))
-    params = artifact.path("params")
+        return _onnx_tensors(str(model))
     if params is None:
-        return None
+        return {}, {}
     if artifact.manifest.precision is Precision.FP32:
-        return sum(tensor.nbytes for tensor in stored_tensors(params) if len(tensor.shape) > 1)
-    return _legacy_weight_bytes(artifact.path("model"), params)
+        return {str(index): tensor for index, tensor in enumerate(stored_tensors(params))}, {}
+    return _legacy_tensors(str(model), params)
 
 
-def _onnx_weight_bytes(model: Path | None) -> int:
+def _onnx_tensors(model: str) -> tuple[dict[str, StoredTensor], dict[str, tuple[str, ...]]]:
     import onnx
     from onnx import numpy_helper
 
-    graph = onnx.load(str(model)).graph
+    graph = onnx.load(model).graph
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    decoders = {node.input[0]: node.input[1:] for node in graph.node if node.op_type == "DequantizeLinear"}
-    weights = [name for name, array in arrays.items() if array.ndim > 1]
-    return sum(arrays[name].nbytes for weight in weights for name in (weight, *decoders.get(weight, ())))
+    decoders = {node.input[0]: tuple(node.input[1:]) for node in graph.node if node.op_type == "DequantizeLinear"}
+    return {name: StoredTensor(array.shape, array.nbytes) for name, array in arrays.items()}, decoders
 
 
-def _legacy_weight_bytes(program: Path | None, params: Path) -> int:
+def _legacy_tensors(program: str, params: Path) -> tuple[dict[str, StoredTensor], dict[str, tuple[str, ...]]]:
     import paddle
 
     paddle.enable_static()
-    block = paddle.static.deserialize_program(Path(str(program)).read_bytes()).global_block()
+    block = paddle.static.deserialize_program(Path(program).read_bytes()).global_block()
     # the program itself calls them float32: the file says what they are
     names = sorted(variable.name for variable in block.vars.values() if paddle.static.io.is_persistable(variable))
-    stored = dict(zip(names, stored_tensors(params), strict=True))
     decoders = {op.input("X")[0]: (op.input("Scale")[0], op.input("ZeroPoint")[0]) for op in block.ops if op.type == "dequantize_linear"}
-    weights = [name for name, tensor in stored.items() if len(tensor.shape) > 1]
-    return sum(stored[name].nbytes for weight in weights for name in (weight, *decoders.get(weight, ())))
+    return dict(zip(names, stored_tensors(params), strict=True)), decoders
 
 
 def margins_of(exact: np.ndarray, first: np.ndarray, second: np.ndarray) -> str:

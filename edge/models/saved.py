@@ -128,7 +128,7 @@ def _params(program: Path, params: Path) -> Path:
 
 
 class StoredTensor(NamedTuple):
-    """Of a parameters file."""
+    """Shape and size of a tensor in a parameters file."""
 
     shape: tuple[int, ...]
     nbytes: int

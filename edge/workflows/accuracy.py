@@ -20,6 +20,7 @@ from edge.bench.launch import Timing, run_worker
 from edge.devices.local import LocalTarget
 from edge.errors import CheckFailed
 from edge.export.parity import loss_of, metric_of
+from edge.jobs import JobProgress
 from edge.workflows.prove import outputs_of
 
 #: Enough for a median that is set beside another one of the same minute.
@@ -43,7 +44,9 @@ class TuningSet:
 MakeCandidate = Callable[[tuple[str, ...]], Artifact]
 
 
-def fewest_float_layers(ranked: Sequence[str], make: MakeCandidate, tuning: TuningSet, max_drop: float) -> tuple[tuple[str, ...], Tuning]:
+def fewest_float_layers(
+    ranked: Sequence[str], make: MakeCandidate, tuning: TuningSet, max_drop: float, progress: JobProgress
+) -> tuple[tuple[str, ...], Tuning]:
     """The fewest of the ``ranked`` layers that must stay in float for the drop to be within ``max_drop`` points.
 
     Counts are tried 0, 1, 2, 4, 8, ... and then halved between the last that fails and the first that holds. Every trial makes and runs the artifact.
@@ -55,6 +58,7 @@ def fewest_float_layers(ranked: Sequence[str], make: MakeCandidate, tuning: Tuni
     tried: dict[int, tuple[float, Artifact]] = {}
 
     def holds(count: int) -> bool:
+        progress(count, len(ranked), "try layers in float")
         candidate = make(tuple(ranked[:count]))
         tried[count] = (tuning.drop(candidate), candidate)
         return tried[count][0] <= max_drop + 1e-9

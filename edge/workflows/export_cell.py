@@ -217,7 +217,7 @@ def _tuned(cell: Cell, source: Source, max_drop: float) -> tuple[tuple[str, ...]
                 folder.mkdir()
                 return _make(judged, source, folder, layers)
 
-            return fewest_float_layers(ranked, make, source.tuning(), max_drop)
+            return fewest_float_layers(ranked, make, source.tuning(), max_drop, source.workspace.progress)
 
     found: tuple[tuple[str, ...], Tuning] = source.workspace.once(f"tuned {judged.format.value} {judged.target_arch.value}", run)
     return found

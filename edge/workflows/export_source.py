@@ -64,8 +64,9 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class Digests:
-    """sha256 of the samples with their labels."""
+    """sha256 of the program with its parameters, and of the samples with their labels."""
 
+    program: str
     judge: str
     calibration: str
 
@@ -78,7 +79,6 @@ class Source:
     data: ExportData
     workspace: Workspace
     judge: tuple[Path, ...]
-    digests: Digests
 
     @staticmethod
     def prepare(request: ExportRequest, cells: list[Cell], workspace: Workspace, scratch: Path, out: Path, pool: Executor) -> Source:
@@ -91,6 +91,7 @@ class Source:
         fresh = not any((out / name).exists() for name in names)  # cells that are kept need no outputs
 
         def ahead() -> None:
+            """Steps that the cells share: one that fails here fails for the cell that asks for it."""
             if any(cell.format is Format.PADDLE_INFERENCE and cell.precision is Precision.FP32 for cell in cells):
                 workspace.pir()
             if judge and fresh:
@@ -104,8 +105,7 @@ class Source:
             data = _data(request, inputs)
             judge = write_inputs(scratch / "judge of the program", data.judge.inputs)
         samples = tuple(write_inputs(scratch / "calibration", data.calibration.inputs)) if request.data else ()
-        digests = Digests(_digest(judge, data.judge.labels), _digest(samples, data.calibration.labels))
-        return Source(request, data, replace(workspace, samples=samples), tuple(judge), digests)
+        return Source(request, data, replace(workspace, samples=samples), tuple(judge))
 
     def outputs(self) -> list[NDArray[Any]]:
         """The Paddle model's outputs on the judging samples, computed when first asked for."""
@@ -123,10 +123,17 @@ class Source:
         return agreement_of(first, labels) if labels is not None and is_classifier(first) else None
 
     @property
-    def program_digest(self) -> str:
-        """sha256 of the program with its parameters, computed when first asked for."""
-        digest: str = self.workspace.once("digest", lambda: _digest(self.workspace.program()))
-        return digest
+    def digests(self) -> Digests:
+        """Computed when first asked for."""
+        workspace, data = self.workspace, self.data
+
+        def compute() -> Digests:
+            return Digests(
+                _digest(workspace.program()), _digest(self.judge, data.judge.labels), _digest(workspace.samples, data.calibration.labels)
+            )  # fmt: skip
+
+        digests: Digests = workspace.once("digests", compute)
+        return digests
 
     def vectors(self) -> Path:
         """The .npz that travels inside every artifact, written when first asked for."""
@@ -149,7 +156,7 @@ class Source:
         """Of all that decides what the cell's files hold."""
         request = self.request
         settings: dict[str, Any] = {
-            "source": self.program_digest, "judge": self.digests.judge, "data": self.data.name,
+            "source": self.digests.program, "judge": self.digests.judge, "data": self.data.name,
             "cell": [cell.format.value, cell.precision.value, cell.target_arch.value],
             "opset": request.options.opset, "half_io": request.options.half_io, "recipe": request.recipe,
             "tools": versions("paddlepaddle", "paddle2onnx", "onnx", "onnxruntime", "paddle-edge"),
@@ -165,7 +172,7 @@ class Source:
         return Origin(
             source=source.name,
             weights_sha256=sha256_of(Path(source.weights)) if source.weights else None,
-            source_sha256=self.program_digest,
+            source_sha256=self.digests.program,
             dataset=self.data.name if self.data.real else None,
             calibration=self.data.description if cell.precision is Precision.INT8 else None,
             source_accuracy=self.accuracy,
