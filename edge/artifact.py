@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from edge.errors import BadArtifact, BadInput
 from edge.files import inside, read_npz, sha256_of, write_atomic
@@ -39,11 +39,22 @@ class FileEntry(Frozen):
 
 
 class TensorInfo(Frozen):
-    """Name, shape (null where dynamic) and numpy dtype name."""
+    """Name, shape (null where dynamic) and numpy dtype name.
+
+    Attributes:
+        ranges: (lowest, highest) of each side that was stated as a range, which is dynamic too.
+    """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: str
+    ranges: tuple[tuple[int, int] | None, ...] | None = None
+
+    @model_validator(mode="after")
+    def _a_range_for_each_side(self) -> TensorInfo:
+        if self.ranges is not None and len(self.ranges) != len(self.shape):
+            raise ValueError(f"{len(self.ranges)} ranges for {len(self.shape)} sides")
+        return self
 
 
 class Kernels(Frozen):
@@ -51,6 +62,16 @@ class Kernels(Frozen):
 
     reduced: int | None
     total: int | None
+    reason: str | None = None
+
+
+class SizedParity(Frozen):
+    """The comparison with the Paddle model on inputs of other ``shapes`` than the judging samples have, batch first."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    max_rel: float | None = None
+    cosine: float | None = None
+    passed: bool | None = None
     reason: str | None = None
 
 
@@ -66,6 +87,7 @@ class Parity(Frozen):
         real: the samples are real data; false for random input.
         passed: null when no runtime here can run it.
         twin: name of the artifact that was compared in its place: the x86 file of one for ARM.
+        sizes: where the model's sides were stated as ranges: the same samples at both ends of them.
     """
 
     max_abs: float | None = None
@@ -78,6 +100,7 @@ class Parity(Frozen):
     passed: bool | None = None
     reason: str | None = None
     twin: str | None = None
+    sizes: tuple[SizedParity, ...] = ()
 
 
 #: What an artifact may lose points of.

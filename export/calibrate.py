@@ -6,6 +6,7 @@ feeds (`Ranges.of_layer`). Functions with a ``progress`` argument run in a child
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ Method = Literal["minmax", "percentile", "entropy", "mse"]
 #: Share of the values that the percentile method keeps, in % (onnxruntime's default).
 PERCENTILE = 99.999
 BINS = 2048
+#: Samples that `observe_program` looks at.
+LARGEST_SAMPLES = 64
 #: Operators with a weight that int8 kernels exist for.
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -72,6 +75,46 @@ def observe(model: str, inputs: dict[str, str], method: Method, out: str, progre
     ranges = Ranges(method=method, samples=count, tensors=tensors, layers=_layers(graph))
     Path(out).write_text(ranges.model_dump_json())
     return len(tensors)
+
+
+def observe_program(program: str, samples: dict[str, str], out: str, progress: Any) -> int:
+    """Largest magnitude of each activation that an operator of the legacy program reads, as JSON to ``out``; returns their number.
+
+    For what only Paddle's program names: oneDNN needs a scale for what lies between the layers too. The maxima are taken inside the program,
+    so that no activation outlives its readers. Needs FLAGS_enable_pir_api=0.
+
+    Args:
+        program: folder of ``model.pdmodel`` and its parameters.
+        samples: input -> its samples, .npy [N, ...].
+    """
+    import paddle
+
+    paddle.enable_static()
+    executor = paddle.static.Executor(paddle.CPUPlace())
+    graph, feeds, _ = paddle.static.load_inference_model(f"{program}/model", executor)
+    block = graph.global_block()
+    read = {name for op in block.ops for name in op.input_arg_names}
+    made = {name for op in block.ops if op.type not in ("feed", "fetch") for name in op.output_arg_names} | set(feeds)
+    names = sorted(name for name in read & made if block.vars[name].dtype == paddle.float32 and not block.vars[name].persistable)
+    maxima = [_append_maximum(block, block.vars[name]) for name in names]
+    arrays = {name: np.load(path, mmap_mode="r", allow_pickle=False)[:LARGEST_SAMPLES] for name, path in samples.items()}
+    count, batch = len(next(iter(arrays.values()))), _batch_size(list(arrays.values()))
+    largest = np.zeros(len(names))
+    for start in range(0, count, batch):
+        feed = {name: np.ascontiguousarray(a[start : start + batch]) for name, a in arrays.items()}
+        largest = np.maximum(largest, [float(found) for found in executor.run(graph, feed=feed, fetch_list=maxima)])
+        progress(min(count, start + batch), count, "calibrate (program)")
+    Path(out).write_text(json.dumps(dict(zip(names, largest, strict=True))))
+    return len(names)
+
+
+def _append_maximum(block: Any, variable: Any) -> Any:
+    """A variable with the largest magnitude of another. (In a loaded legacy program Paddle's Python API appends no operator.)"""
+    magnitude = block.create_var(name=f"{variable.name}.magnitude", dtype=variable.dtype, shape=variable.shape)
+    largest = block.create_var(name=f"{variable.name}.largest", dtype=variable.dtype, shape=[])
+    block.append_op(type="abs", inputs={"X": [variable]}, outputs={"Out": [magnitude]})
+    block.append_op(type="reduce_max", inputs={"X": [magnitude]}, outputs={"Out": [largest]}, attrs={"reduce_all": True, "dim": [0]})
+    return largest
 
 
 def least_squares_range(

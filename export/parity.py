@@ -55,22 +55,52 @@ def compare(
         max_drop: in place of the precision's own bound on the loss of accuracy, in points; where `metric_of` is another, a bound beside the gate's.
     """
     count = len(source[0])
-    if problem := _malformed(source, outputs):
+    if problem := malformed(source, outputs):
         return Parity(samples=count, real=real, passed=False, reason=problem)
-    max_abs = max(largest_difference(a, b) for a, b in zip(source, outputs, strict=True))
-    max_rel = max(largest_difference(a, b) / max(float(np.abs(a.astype(np.float64)).max()), 1e-30) for a, b in zip(source, outputs, strict=True))
-    cosine = min(cosine_of(a, b) for a, b in zip(source, outputs, strict=True))
-    agreement = agreement_of(outputs[0], source[0].argmax(1)) if is_classifier(source[0]) else None
-    accuracy = agreement_of(outputs[0], labels) if labels is not None and agreement is not None else None
-    metric, loss = metric_of(source, labels), loss_of(source, outputs, labels)
-    judged = agreement if real or precision is Precision.FP32 else None
-    reason = verdict(precision, max_rel, judged, loss if metric == "accuracy" else 0.0, cosine=cosine, max_drop=max_drop)
-    if reason is None and max_drop is not None and (real or metric == "cosine") and loss > max_drop + 1e-9:
-        reason = f"the {metric} falls by {loss:.2f} points, allowed are {max_drop:g}"
+    found = distance(source, outputs, labels)
+    judged = found.agreement if real or precision is Precision.FP32 else None
+    lost = found.loss if found.metric == "accuracy" else 0.0
+    reason = verdict(precision, found.max_rel, judged, lost, cosine=found.cosine, max_drop=max_drop)
+    if reason is None and max_drop is not None and (real or found.metric == "cosine") and found.loss > max_drop + 1e-9:
+        reason = f"the {found.metric} falls by {found.loss:.2f} points, allowed are {max_drop:g}"
     return Parity(
-        max_abs=max_abs, max_rel=max_rel, cosine=cosine, top1_agreement=agreement, accuracy=accuracy,
+        max_abs=found.max_abs, max_rel=found.max_rel, cosine=found.cosine, top1_agreement=found.agreement, accuracy=found.accuracy,
         samples=count, real=real, passed=reason is None, reason=reason,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far outputs are from the source's; the figures of `edge.artifact.Parity`.
+
+    Attributes:
+        metric: what may be lost: ``accuracy`` of a classifier with labels, ``agreement`` of one without, ``cosine`` of anything else's outputs.
+        loss: points of it: of top-1 or equal classes in %, or 100 x (1 - cosine).
+    """
+
+    max_abs: float
+    max_rel: float
+    cosine: float
+    agreement: float | None
+    accuracy: float | None
+    metric: Metric
+    loss: float
+
+
+def distance(source: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]], labels: NDArray[np.integer] | None) -> Distance:
+    """Of outputs that are not `malformed`; of several outputs the worst counts."""
+    pairs = list(zip(source, outputs, strict=True))
+    differences = [largest_difference(a, b) for a, b in pairs]
+    cosine = min(cosine_of(a, b) for a, b in pairs)
+    agreement = agreement_of(outputs[0], source[0].argmax(1)) if is_classifier(source[0]) else None
+    accuracy = agreement_of(outputs[0], labels) if labels is not None and agreement is not None else None
+    metric = metric_of(source, labels)
+    if accuracy is not None and labels is not None:
+        loss = agreement_of(source[0], labels) - accuracy
+    else:
+        loss = 100.0 * (1.0 - cosine) if agreement is None else 100.0 - agreement
+    relative = [found / max(float(np.abs(a.astype(np.float64)).max()), 1e-30) for found, (a, _) in zip(differences, pairs, strict=True)]
+    return Distance(max(differences), max(relative), cosine, agreement, accuracy, metric, loss)
 
 
 def verdict(
@@ -92,20 +122,10 @@ def verdict(
 
 
 def metric_of(source: Sequence[NDArray[Any]], labels: NDArray[np.integer] | None) -> Metric:
-    """What may be lost: ``accuracy`` of a classifier with labels, ``agreement`` of one without, ``cosine`` of anything else's outputs."""
+    """See `Distance`."""
     if not is_classifier(source[0]):
         return "cosine"
     return "agreement" if labels is None else "accuracy"
-
-
-def loss_of(source: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]], labels: NDArray[np.integer] | None) -> float:
-    """Points of `metric_of` lost: of top-1 or equal classes in %, or 100 x (1 - cosine) of the worst output."""
-    metric = metric_of(source, labels)
-    if metric == "cosine":
-        return 100.0 * (1.0 - min(cosine_of(a, b) for a, b in zip(source, outputs, strict=True)))
-    if labels is None:
-        return 100.0 - agreement_of(outputs[0], source[0].argmax(1))
-    return agreement_of(source[0], labels) - agreement_of(outputs[0], labels)
 
 
 def is_classifier(output: NDArray[Any]) -> bool:
@@ -129,7 +149,8 @@ def cosine_of(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(x @ y) / norms if norms else float(np.array_equal(x, y))
 
 
-def _malformed(source: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> str | None:
+def malformed(source: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> str | None:
+    """What is wrong with outputs that cannot be compared: their number, a shape, NaN or infinity."""
     if len(source) != len(outputs):
         return f"there are {len(outputs)} outputs, the source gives {len(source)}"
     for index, (wanted, found) in enumerate(zip(source, outputs, strict=True)):

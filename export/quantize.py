@@ -17,6 +17,7 @@ Paddle Inference   oneDNN re-quantizes the weights to 8 bits whatever is stored,
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +28,6 @@ from edge.export.calibrate import LAYERS, Ranges, read_ranges
 from edge.export.repairs.graph import index_of, is_parameter, makers, readers, set_value, value, weight_of
 
 Runtime = Literal["paddle-inference", "lite-arm", "lite-x86"]
-#: Samples that Paddle's quantizer sees, and how many at a time.
-SAMPLES, BATCH = 64, 8
 CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 LINEAR = ("mul", "matmul", "matmul_v2")
 #: oneDNN carries the sign of an activation through these.
@@ -50,14 +49,24 @@ UNSIGNED = ("relu", "relu6")
 
 
 def quantize_program(
-    program: str, ranges: str, samples: dict[str, str], runtime: Runtime, float_layers: list[str], full_range: bool, out: str, progress: Any
+    program: str,
+    ranges: str,
+    largest: str | None,
+    samples: dict[str, str],
+    runtime: Runtime,
+    float_layers: list[str],
+    full_range: bool,
+    out: str,
+    progress: Any,
 ) -> dict[str, int]:
     """Static quantization of the legacy program in folder ``program``, written as ``out/model.pdmodel`` and ``.pdiparams``.
 
-    Paddle's own quantizer inserts the operators and stores the weights as int8 per output channel; the layers' scales are then set from ``ranges``.
+    Paddle's own quantizer inserts the operators and stores the weights as int8 per output channel; the scales are then set: those of the layers
+    from ``ranges``, those of what lies between them from ``largest``.
 
     Args:
-        samples: input -> its samples, .npy [N, ...].
+        largest: activation -> largest magnitude, of `edge.export.calibrate.observe_program`; None where the runtime quantizes the layers only.
+        samples: input -> its samples, .npy [N, ...]; the first makes the program run.
         float_layers: weights of the layers that stay float.
 
     Returns:
@@ -72,13 +81,14 @@ def quantize_program(
     found = read_ranges(ranges)
     layers = {weight: op for block in graph.blocks for op in block.ops if (weight := weight_of(graph, op)) and op.type in (*CONVOLUTIONS, *LINEAR)}
     feed = {name: np.ascontiguousarray(np.load(path, mmap_mode="r", allow_pickle=False)[:1]) for name, path in samples.items()}
+    between = json.loads(Path(largest).read_text()) if largest else {}
     elements = _elements(executor, graph, layers, feed) if runtime == "lite-x86" else {}
     skipped = {weight for weight, op in layers.items() if _stays_float(graph, op, weight, runtime, found, float_layers, elements)}
     originals = {weight: value(scope, weight) for weight in layers.keys() - skipped}
     if not originals:
         raise Unsupported("no layer of the model has int8 kernels in this runtime")
-    quantizer = _inserted(executor, program, samples, sorted(skipped))
-    counts = _set_scales(quantizer._program, quantizer._scope, originals, found, runtime, full_range)
+    quantizer = _inserted(executor, program, feed, sorted(skipped))
+    counts = _set_scales(quantizer._program, quantizer._scope, originals, found, between, runtime, full_range)
     Path(out).mkdir(parents=True, exist_ok=True)
     if runtime == "paddle-inference":
         quantizer.save_quantized_model(out, model_filename="model.pdmodel", params_filename="model.pdiparams")
@@ -211,19 +221,17 @@ def _elements(executor: Any, graph: Any, layers: dict[str, Any], feed: dict[str,
     return {name: array.size for name, array in zip(names, executor.run(probe, feed=feed, fetch_list=names), strict=True)} if names else {}
 
 
-def _inserted(executor: Any, program: str, samples: dict[str, str], skipped: list[str]) -> Any:
-    """The quantizer after its work, with ranges of its own from the first `SAMPLES` samples: for what only Paddle's program names."""
+def _inserted(executor: Any, program: str, feed: dict[str, np.ndarray], skipped: list[str]) -> Any:
+    """The quantizer after its work, with scales of its own from one sample: all of them are set anew."""
     from paddle.static.quantization import PostTrainingQuantization
 
-    arrays = {name: np.load(path, mmap_mode="r", allow_pickle=False)[:SAMPLES] for name, path in samples.items()}
-    starts = range(0, len(next(iter(arrays.values()))), BATCH)
     quantizer = PostTrainingQuantization(
         executor,
         model_dir=program,
         model_filename="model.pdmodel",
         params_filename="model.pdiparams",
-        data_loader=lambda: ({name: np.ascontiguousarray(a[i : i + BATCH]) for name, a in arrays.items()} for i in starts),
-        batch_nums=len(starts),
+        data_loader=lambda: iter([feed]),
+        batch_nums=1,
         algo="abs_max",
         onnx_format=True,
         is_full_quantize=False,
@@ -234,16 +242,26 @@ def _inserted(executor: Any, program: str, samples: dict[str, str], skipped: lis
     return quantizer
 
 
-def _set_scales(graph: Any, scope: Any, originals: dict[str, np.ndarray], ranges: Ranges, runtime: Runtime, full_range: bool) -> dict[str, int]:
+def _set_scales(
+    graph: Any,
+    scope: Any,
+    originals: dict[str, np.ndarray],
+    ranges: Ranges,
+    between: dict[str, float],
+    runtime: Runtime,
+    full_range: bool,
+) -> dict[str, int]:
     """Put the observed scales where the quantizer has put its own. A scale here is the largest value, that of code 127.
 
     Paddle Lite needs the layers' inputs quantized and nothing else. oneDNN needs a scale for what lies between the layers too (additions, pools):
-    without it fewer layers run in int8, and wrongly (the PP-OCR classifier fell from a cosine of 0.999 to 0.90). Those keep the quantizer's.
+    without it fewer layers run in int8, and wrongly (the PP-OCR classifier fell from a cosine of 0.999 to 0.90).
     """
     counts = {"quantized": 0, "weight_only": 0}
     block = graph.global_block()
     one_bit_less = not full_range and runtime == "paddle-inference"
     made = makers(block)
+    if runtime == "paddle-inference":
+        _set_scales_between(scope, block, between)
     inputs: set[str] = set()
     for weight, original in originals.items():
         decoded = next(op for op in readers(graph, weight) if op.type == "dequantize_linear")
@@ -255,22 +273,34 @@ def _set_scales(graph: Any, scope: Any, originals: dict[str, np.ndarray], ranges
             if one_bit_less and layer.type in LINEAR and not unsigned:
                 counts["weight_only"] += 1
                 continue
-            scale = made[activation].input("Scale")[0]
-            largest = (max(abs(low), abs(high)) or 1.0) * (2 if one_bit_less and unsigned else 1)
-            set_value(scope, scale, np.full(value(scope, scale).shape, largest, np.float32))
+            _set_scale(scope, made[activation], max(abs(low), abs(high)) * (2 if one_bit_less and unsigned else 1))
             inputs.add(activation)
             counts["quantized"] += 1
     signed = _signed_linear_inputs(block, made) if one_bit_less else set()
     spared = _read_by_float_layers(graph, block, made) | signed
     for activation in sorted(_quantized_activations(block, made)):
-        between = activation not in spared and (runtime == "paddle-inference" or activation in inputs)
+        stays = activation not in spared and (runtime == "paddle-inference" or activation in inputs)
         for reader in readers(graph, activation):
             computes_in_float = activation in signed and reader.type in LINEAR
-            if computes_in_float or not (between or _is_int8_layer(made, reader)):
+            if computes_in_float or not (stays or _is_int8_layer(made, reader)):
                 # it reads what the quantized activation was made from
                 reader._rename_input(activation, made[made[activation].input("X")[0]].input("X")[0])
     _drop_unread(graph, block)
     return counts
+
+
+def _set_scales_between(scope: Any, block: Any, largest: dict[str, float]) -> None:
+    for op in block.ops:
+        if op.type == "quantize_linear":
+            name = op.input("X")[0]
+            if name not in largest:
+                raise ConversionFailed(f"Paddle's quantizer quantizes {name}, an activation that the calibration has not seen")
+            _set_scale(scope, op, largest[name])
+
+
+def _set_scale(scope: Any, op: Any, largest: float) -> None:
+    scale = op.input("Scale")[0]
+    set_value(scope, scale, np.full(value(scope, scale).shape, largest or 1.0, np.float32))
 
 
 def _quantized_activations(block: Any, made: dict[str, Any]) -> set[str]:

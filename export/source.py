@@ -71,16 +71,17 @@ def save_legacy(source: dict[str, Any], out: str, progress: Any) -> dict[str, An
     _check_written(Path(f"{prefix}.pdmodel"))
     operators = [op for block in program.blocks for op in block.ops]
     layers = [name for op in operators if (name := weight_of(program, op))]
-    described = {"inputs": [_described(v) for v in inputs], "outputs": [_described(v) for v in fetches]}
+    stated = {info.name: info.ranges for info in origin.inputs or ()}
+    described = {"inputs": [{**_described(v), "ranges": stated.get(v.name)} for v in inputs], "outputs": [_described(v) for v in fetches]}
     return {**described, "layers": layers, "repairs": repaired, "parameter_bytes": size}
 
 
-def save_pir(source: dict[str, Any], out: str, progress: Any) -> dict[str, Any]:
+def save_pir(source: dict[str, Any], out: str, progress: Any) -> None:
     """Write the model as a PIR program, ``out/model.json`` and ``out/model.pdiparams``.
 
     Raises:
         Unsupported: the source is a legacy program, which Paddle cannot turn into a PIR program.
-        BadInput: a damaged program, parameters that do not fit or are NaN, a layer that does not run.
+        BadInput: a layer that does not run.
         ConversionFailed: the layer runs, and Paddle cannot trace it.
     """
     origin = ModelSource.from_dict(source)
@@ -89,10 +90,38 @@ def save_pir(source: dict[str, Any], out: str, progress: Any) -> dict[str, Any]:
     if origin.kind == "pir":
         shutil.copyfile(str(origin.program), f"{out}/model.json")
         shutil.copyfile(str(origin.params), f"{out}/model.pdiparams")
-        return _described_pir(origin.name, Path(str(origin.program)), Path(str(origin.params)))
+        return
     _save_layer(origin, f"{out}/model")
     _check_written(Path(out, "model.json"))
-    return {}
+
+
+def describe_pir(source: dict[str, Any], folder: str, progress: Any) -> dict[str, Any]:
+    """What `save_pir` has written: inputs, outputs (a PIR program has no names for them) and parameter_bytes; layers are not listed.
+
+    Raises:
+        BadInput: Paddle cannot load it, the parameters do not fit, or are NaN.
+    """
+    import paddle
+
+    origin = ModelSource.from_dict(source)
+    program, params = (Path(origin.program or f"{folder}/model.json"), Path(origin.params or f"{folder}/model.pdiparams"))
+    paddle.enable_static()
+    executor = paddle.static.Executor(paddle.CPUPlace())
+    try:
+        loaded, feeds, fetches = paddle.static.load_inference_model(
+            str(program.parent), executor, model_filename=program.name, params_filename=params.name
+        )
+    except Exception as error:
+        raise BadInput(f"{program}: Paddle cannot load the program with {params.name}: {said(error)}") from error
+    _check_trained(str(program), {op.name().rpartition(".")[2].rstrip("_") for op in loaded.global_block().ops})
+    shapes = {op.attrs()["parameter_name"]: tuple(op.results()[0].shape) for op in loaded.global_block().ops if op.name() == "builtin.parameter"}
+    _check_belong(str(program), str(params), shapes)
+    size = _check_parameters(origin.name, shapes, paddle.static.global_scope())
+    data = {op.attrs()["name"]: op.results()[0] for op in loaded.global_block().ops if op.name() == "pd_op.data"}
+    stated = {info.name: info.ranges for info in origin.inputs or ()}
+    inputs = [{**_tensor(feed, data[feed]), "ranges": stated.get(feed)} for feed in feeds]
+    outputs = [_tensor(f"output_{index}", value) for index, value in enumerate(fetches)]
+    return {"inputs": inputs, "outputs": outputs, "layers": [], "parameter_bytes": size}
 
 
 def source_outputs(source: dict[str, Any], inputs: list[str], out: str, progress: Any) -> list[list[int]]:
@@ -291,29 +320,3 @@ def _described(variable: Any) -> dict[str, Any]:
 def _tensor(name: str, variable: Any) -> dict[str, Any]:
     shape = tuple(None if side in (-1, None) else int(side) for side in variable.shape)
     return TensorInfo(name=name, shape=shape, dtype=str(variable.dtype).rpartition(".")[2].lower()).model_dump()
-
-
-def _described_pir(name: str, program: Path, params: Path) -> dict[str, Any]:
-    """Inputs, outputs (a PIR program has no names for them) and parameter_bytes; layers are not listed.
-
-    Raises:
-        BadInput: Paddle cannot load it, the parameters do not fit, or are NaN.
-    """
-    import paddle
-
-    paddle.enable_static()
-    executor = paddle.static.Executor(paddle.CPUPlace())
-    try:
-        loaded, feeds, fetches = paddle.static.load_inference_model(
-            str(program.parent), executor, model_filename=program.name, params_filename=params.name
-        )
-    except Exception as error:
-        raise BadInput(f"{program}: Paddle cannot load the program with {params.name}: {said(error)}") from error
-    _check_trained(str(program), {op.name().rpartition(".")[2].rstrip("_") for op in loaded.global_block().ops})
-    shapes = {op.attrs()["parameter_name"]: tuple(op.results()[0].shape) for op in loaded.global_block().ops if op.name() == "builtin.parameter"}
-    _check_belong(str(program), str(params), shapes)
-    size = _check_parameters(name, shapes, paddle.static.global_scope())
-    data = {op.attrs()["name"]: op.results()[0] for op in loaded.global_block().ops if op.name() == "pd_op.data"}
-    inputs = [_tensor(feed, data[feed]) for feed in feeds]
-    outputs = [_tensor(f"output_{index}", value) for index, value in enumerate(fetches)]
-    return {"inputs": inputs, "outputs": outputs, "layers": [], "parameter_bytes": size}

@@ -98,26 +98,42 @@ class Workspace:
         Raises:
             Unsupported: the source is a legacy program.
         """
-        return self._folder("pir", lambda out: self._saved("save_pir", out, ONE_THREAD))
+        return self._folder("pir", lambda out: self.job("edge.export.source:save_pir", {"source": self.source.as_dict(), "out": str(out)}))
 
     def legacy(self) -> Path:
         """Folder of the repaired legacy program, which Paddle Lite and Paddle's quantizer read.
 
         Raises:
-            Unsupported: the source is a PIR program.
+            Unsupported: the source is a PIR program, or a layer that Paddle traces into one only.
         """
-        return self._folder("legacy", lambda out: self._saved("save_legacy", out, LEGACY))
+
+        def save(out: Path) -> None:
+            try:
+                facts = self.job("edge.export.source:save_legacy", {"source": self.source.as_dict(), "out": str(out)}, LEGACY)
+            except ConversionFailed as error:
+                if self.source.kind == "legacy":
+                    raise
+                raise Unsupported(f"this format is made from a legacy program, and there is none: {error.message}") from error
+            (out / "facts.json").write_text(json.dumps(facts))
+
+        return self._folder("legacy", save)
 
     def program(self) -> tuple[Path, Path]:
-        """(program, parameters) that everything else is made from: the legacy one, the source's own where it is a PIR program."""
-        if self.source.kind == "pir":
+        """(program, parameters) that everything else is made from: the legacy one, the PIR one where there is none."""
+        try:
+            return self.legacy() / "model.pdmodel", self.legacy() / "model.pdiparams"
+        except Unsupported:
             return self.pir() / "model.json", self.pir() / "model.pdiparams"
-        return self.legacy() / "model.pdmodel", self.legacy() / "model.pdiparams"
 
     def described(self) -> dict[str, Any]:
         """inputs, outputs, layers and parameter_bytes, see `edge.export.source.save_legacy`."""
         program, _ = self.program()
-        facts: dict[str, Any] = json.loads((program.parent / "facts.json").read_text())
+        folder, source = str(program.parent), self.source.as_dict()
+        facts: dict[str, Any]
+        if program.suffix == ".json":
+            facts = self.once("facts", lambda: self.job("edge.export.source:describe_pir", {"source": source, "folder": folder}))
+        else:
+            facts = json.loads((program.parent / "facts.json").read_text())
         return facts
 
     def onnx_fp32(self) -> Path:
@@ -155,11 +171,21 @@ class Workspace:
 
         return self._folder("ranges", observe) / "ranges.json"
 
+    def largest(self) -> Path:
+        """Largest magnitudes of the legacy program's activations, see `edge.export.calibrate.observe_program`."""
+        arguments = {"program": str(self.legacy()), "samples": self._named_samples()}
+
+        def observe(out: Path) -> Any:
+            return self.job("edge.export.calibrate:observe_program", {**arguments, "out": str(out / "largest.json")}, LEGACY)
+
+        return self._folder("largest", observe) / "largest.json"
+
     def quantized(self, runtime: str) -> Path:
         """Folder of the int8 legacy program for one runtime, see `edge.export.quantize.quantize_program`."""
         program, ranges = self.legacy(), self.ranges()
-        arguments: dict[str, Any] = {"program": str(program), "ranges": str(ranges), "samples": self._named_samples(), "runtime": runtime}
-        arguments |= {"float_layers": list(self.float_layers), "full_range": self.options.full_range}
+        largest = str(self.largest()) if runtime == "paddle-inference" else None
+        arguments: dict[str, Any] = {"program": str(program), "ranges": str(ranges), "largest": largest, "samples": self._named_samples()}
+        arguments |= {"runtime": runtime, "float_layers": list(self.float_layers), "full_range": self.options.full_range}
 
         def quantize(out: Path) -> Any:
             return self.job("edge.export.quantize:quantize_program", {**arguments, "out": str(out)}, LEGACY)
@@ -206,10 +232,6 @@ class Workspace:
         """Input -> file of its calibration samples. Converters may reorder the inputs; the names stay."""
         names = [tensor["name"] for tensor in self.described()["inputs"]]
         return {name: str(path) for name, path in zip(names, self.samples, strict=True)}
-
-    def _saved(self, function: str, out: Path, flags: dict[str, str]) -> Any:
-        facts = self.job(f"edge.export.source:{function}", {"source": self.source.as_dict(), "out": str(out)}, flags)
-        (out / "facts.json").write_text(json.dumps(facts))
 
     def _folder(self, name: str, make: Callable[[Path], Any]) -> Path:
         out = self.folder / name

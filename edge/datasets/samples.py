@@ -181,11 +181,11 @@ def _from_folder(
     if how is None:
         raise BadInput(f"{folder}: a folder of pictures needs its preprocessing", hint=f"for example: {EXAMPLE}")
     if not _fits((0, *how.shape), info) or info.dtype != "float32":
-        given, needed = (f"float32 {_shape((None, *how.shape))}", f"{info.dtype} {_shape(info.shape)}")
+        given, needed = (f"float32 {_shape((None, *how.shape))}", f"{info.dtype} {_needed(info)}")
         raise BadInput(f"{folder}: the preprocessing gives {given}, the model's input {info.name!r} needs {needed}", hint="change its size or order")
     found = image_folder(folder)
     chosen = _halves(str(folder), len(found.files), calibration_count, judge_count)
-    _refuse_too_large(str(folder), sum(map(len, chosen)), 4 * math.prod(how.shape))
+    refuse_too_large(str(folder), sum(map(len, chosen)), 4 * math.prod(how.shape))
     parts = []
     for indices in chosen:
         images = np.stack([preprocess(read_image(found.files[index]), how) for index in indices])
@@ -205,7 +205,7 @@ def _random(inputs: Sequence[TensorInfo], calibration_count: int, judge_count: i
     """Seeded noise: floats standard normal, integers 0 to 99, booleans even. Fewer samples where 2 GiB would not hold them."""
     shapes = [tuple(_filled(info, axis) for axis in range(1, len(info.shape))) for info in inputs]
     each = sum(np.dtype(info.dtype).itemsize * math.prod(shape) for info, shape in zip(inputs, shapes, strict=True))
-    _refuse_too_large(f"{RANDOM} input", 2, each)
+    refuse_too_large(f"{RANDOM} input", 2, each)
     fitting = MAX_BYTES // 2 // max(each, 1)
     judging = judge_count or int(np.clip(RANDOM_JUDGE_BYTES // max(each, 1), *RANDOM_JUDGE))
     counts = [min(calibration_count, RANDOM_CALIBRATION, fitting), min(judging, fitting)]
@@ -219,9 +219,11 @@ def _random(inputs: Sequence[TensorInfo], calibration_count: int, judge_count: i
 
 
 def _filled(info: TensorInfo, axis: int) -> int:
-    dim = info.shape[axis]
+    dim, limits = info.shape[axis], info.ranges[axis] if info.ranges else None
     if dim is not None:
         return dim
+    if limits:
+        return limits[1]
     return DYNAMIC_IMAGE[axis - 1] if len(info.shape) == 4 and np.dtype(info.dtype).kind == "f" else DYNAMIC_SEQUENCE
 
 
@@ -254,7 +256,7 @@ def _check_input(info: TensorInfo) -> None:
     if not feedable:
         raise BadInput(f"the model's input {info.name!r} is {info.dtype}: only floating point, integer and boolean inputs of numpy can be fed")
     if not info.shape or any(dim is not None and dim < 1 for dim in info.shape):
-        raise BadInput(f"the model's input {info.name!r} has the shape {_shape(info.shape)}: a batch and no empty dimension are needed")
+        raise BadInput(f"the model's input {info.name!r} has the shape {_needed(info)}: a batch and no empty dimension are needed")
 
 
 def _only_input(inputs: Sequence[TensorInfo], source: str) -> TensorInfo:
@@ -273,7 +275,7 @@ def _fitting(source: str, name: str, array: NDArray[Any], info: TensorInfo) -> N
             hint=f'convert it: array.astype("{needed.name}")',
         )
     if not _fits(array.shape, info):
-        raise BadInput(f"{source}: array {name!r} has the shape {_shape(array.shape)}, the model's input {info.name!r} needs {_shape(info.shape)}")
+        raise BadInput(f"{source}: array {name!r} has the shape {_shape(array.shape)}, the model's input {info.name!r} needs {_needed(info)}")
     if needed.kind == "f" and not np.isfinite(array).all():
         where = next(index for index, sample in enumerate(array) if not np.isfinite(sample).all())
         raise BadInput(f"{source}: array {name!r} holds NaN or infinity, first in sample {where}")
@@ -281,13 +283,14 @@ def _fitting(source: str, name: str, array: NDArray[Any], info: TensorInfo) -> N
 
 
 def _fits(shape: tuple[int, ...], info: TensorInfo) -> bool:
-    """Whether all but the batch are the same; a dynamic dimension takes any length but 0."""
+    """Whether all but the batch are the same, or within the stated range; another dynamic dimension takes any length but 0."""
     if len(shape) != len(info.shape):
         return False
-    return all(found > 0 if needed is None else found == needed for found, needed in zip(shape[1:], info.shape[1:], strict=True))
+    limits = [(side, side) if side else stated or (1, math.inf) for side, stated in zip(info.shape, info.ranges or (None,) * len(shape), strict=True)]
+    return all(low <= found <= high for found, (low, high) in zip(shape[1:], limits[1:], strict=True))
 
 
-def _refuse_too_large(source: str, count: int, each: int) -> None:
+def refuse_too_large(source: str, count: int, each: int) -> None:
     if count * each > MAX_BYTES:
         raise BadInput(
             f"{source}: {count:,} samples take {count * each / (1 << 30):.1f} GiB, more than {MAX_BYTES >> 30} GiB",
@@ -295,9 +298,16 @@ def _refuse_too_large(source: str, count: int, each: int) -> None:
         )
 
 
-def _shape(shape: Sequence[int | None]) -> str:
-    """[N, 3, 224, 224]: the batch is N, a dynamic dimension ?."""
-    return "[" + ", ".join("N" if axis == 0 else "?" if dim is None else str(dim) for axis, dim in enumerate(shape)) + "]"
+def _shape(shape: Sequence[object]) -> str:
+    """[N, 3, 224, 224]: the batch is N."""
+    return f"[{', '.join('N' if axis == 0 else str(side) for axis, side in enumerate(shape))}]"
+
+
+def _needed(info: TensorInfo) -> str:
+    """[N, 3, 32..640, ?]: a range where one is stated, ? where any length will do."""
+    stated = info.ranges or (None,) * len(info.shape)
+    unknown = [f"{limits[0]}..{limits[1]}" if limits else "?" for limits in stated]
+    return _shape([words if side is None else side for side, words in zip(info.shape, unknown, strict=True)])
 
 
 def _count(samples: Samples, noun: str) -> str:

@@ -110,7 +110,8 @@ _GLOBALS = frozenset(
 
 def _allowed(path: Path, module: str, name: str = "") -> None:
     if (module, name) not in _GLOBALS:
-        raise BadInput(f"{path}: asks to run {module}.{name} while loading: not a plain weights file", hint=_SAVE_AGAIN)
+        asked = ascii(f"{module}.{name}")[1:-1][:100]  # whatever bytes stand there, the message is one line
+        raise BadInput(f"{path}: asks to run {asked} while loading: not a plain weights file", hint=_SAVE_AGAIN)
 
 
 def _stand_ins() -> dict[str, Callable[..., Any]]:

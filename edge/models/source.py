@@ -133,7 +133,7 @@ def resolve_model(text: str, *, weights: Path | None = None, inputs: Sequence[Te
 def parse_input(text: str) -> TensorInfo:
     """An input as written on the command line: ``image:?x3x224x224:float32``.
 
-    A side is a number, ``?`` (dynamic) or a range such as ``32..640``, which counts as dynamic. The dtype is float32 when left out.
+    A side is a number, ``?`` (dynamic) or a range such as ``32..640``: dynamic, and compared at both ends. The dtype is float32 when left out.
 
     Raises:
         BadInput: the text is not of that form, or names a size or dtype that no model here takes.
@@ -143,8 +143,10 @@ def parse_input(text: str) -> TensorInfo:
         raise BadInput(f"input {text!r}: not of the form NAME:SHAPE:DTYPE", hint=_INPUT_HINT)
     if not _INPUT_NAME.fullmatch(name):
         raise BadInput(f"input {text!r}: {name!r} is not a name", hint=_INPUT_HINT)
-    shape = tuple(_side(text, side) for side in rest[0].split("x"))
-    info = TensorInfo(name=name, shape=shape, dtype=rest[1] if len(rest) == 2 else "float32")
+    ranges = tuple(_side(text, side) for side in rest[0].split("x"))
+    shape = tuple(limits[0] if limits and limits[0] == limits[1] else None for limits in ranges)
+    stated = tuple(limits if side is None else None for side, limits in zip(shape, ranges, strict=True))
+    info = TensorInfo(name=name, shape=shape, dtype=rest[1] if len(rest) == 2 else "float32", ranges=stated if any(stated) else None)
     _check_info(info)
     return info
 
@@ -194,7 +196,8 @@ def inputs_of(source: ModelSource, layer: nn.Layer) -> tuple[TensorInfo, ...]:
     return _from_spec(source.name, spec)
 
 
-def _side(text: str, side: str) -> int | None:
+def _side(text: str, side: str) -> tuple[int, int] | None:
+    """(lowest, highest), None where any will do."""
     if side == "?":
         return None
     low, dots, high = side.partition("..")
@@ -202,15 +205,15 @@ def _side(text: str, side: str) -> int | None:
         raise BadInput(f"input {text!r}: {side!r} is not a side: a number from 1, '?' or LOW..HIGH", hint=_INPUT_HINT)
     if dots and int(low) > int(high):
         raise BadInput(f"input {text!r}: the range {side!r} is empty", hint=_INPUT_HINT)
-    return None if dots and low != high else int(low)
+    return int(low), int(high if dots else low)
 
 
 def _check_info(info: TensorInfo) -> None:
     if info.dtype not in DTYPES:
         raise BadInput(f"input {info.name}: dtype {info.dtype!r} is none of {', '.join(DTYPES)}", hint=_INPUT_HINT)
     elements = 1
-    for side in info.shape:
-        elements *= 1 if side is None else side
+    for side, limits in zip(info.shape, info.ranges or (None,) * len(info.shape), strict=True):
+        elements *= side or (limits[1] if limits else 1)
     if not 1 <= len(info.shape) <= MAX_RANK or elements > MAX_ELEMENTS:
         raise BadInput(
             f"input {info.name}: a tensor of {len(info.shape)} dimensions and {elements} elements is beyond what is exported", hint=_INPUT_HINT

@@ -19,7 +19,7 @@ from edge.artifact import Artifact, Side, Tuning
 from edge.bench.launch import Timing, run_worker
 from edge.devices.local import LocalTarget
 from edge.errors import CheckFailed
-from edge.export.parity import loss_of, metric_of
+from edge.export.parity import distance, malformed, metric_of
 from edge.jobs import JobProgress
 from edge.workflows.prove import outputs_of
 
@@ -36,8 +36,9 @@ class TuningSet:
     labels: NDArray[np.int64] | None
 
     def drop(self, candidate: Artifact) -> float:
-        """Points that the candidate loses."""
-        return loss_of(self.outputs, outputs_of(candidate, self.inputs, len(self.outputs[0])), self.labels)
+        """Points that the candidate loses; all of them where its outputs are no outputs of the model (NaN, another shape)."""
+        outputs = outputs_of(candidate, self.inputs, len(self.outputs[0]))
+        return 100.0 if malformed(self.outputs, outputs) else distance(self.outputs, outputs, self.labels).loss
 
 
 #: Makes the cell's candidate with these layers in float.

@@ -33,7 +33,7 @@ from edge.vocabulary import Arch, Format, Precision, Status
 from edge.workflows.accuracy import fewest_float_layers
 from edge.workflows.export_index import ExportedCell
 from edge.workflows.export_source import Source
-from edge.workflows.prove import kernels_of, parity_of
+from edge.workflows.prove import at_other_sizes, kernels_of, parity_of
 
 
 def export_cell(cell: Cell, source: Source, out: Path) -> ExportedCell:
@@ -118,7 +118,7 @@ def _make_and_prove(cell: Cell, source: Source, folder: Path) -> Manifest:
     candidate = _make(cell, source, folder, float_layers, tuning)
     parity = _parity(candidate, cell, source, float_layers)
     if parity.passed is False and not source.request.allow_mismatch:
-        raise CheckFailed(f"{candidate.name}: {parity.reason}", hint="--allow-mismatch keeps it, marked; for int8 try --max-drop or another --method")
+        raise CheckFailed(str(parity.reason), hint="--allow-mismatch keeps it, marked; for int8 try --max-drop or another --method")
     layers = len(source.workspace.described()["layers"])
     kernels = kernels_of(candidate, source.judge, layers, cell.makes == "storage-only", cell.reason)
     return write_manifest(folder, candidate.manifest.model_copy(update={"parity": parity, "kernels": kernels})).manifest
@@ -190,7 +190,8 @@ def _measured(candidate: Artifact | Callable[[], Artifact], cell: Cell, source: 
 
     def run() -> Parity:
         artifact = candidate() if callable(candidate) else candidate
-        return parity_of(artifact, source.judge, source.outputs(), data.judge.labels, real=data.real, max_drop=max_drop)
+        found = parity_of(artifact, source.judge, source.outputs(), data.judge.labels, real=data.real, max_drop=max_drop)
+        return at_other_sizes(found, artifact, [(inputs, source.workspace.source_outputs(inputs)) for inputs in source.ends])
 
     found: Parity = source.workspace.once(f"parity {cell.format.value} {cell.precision.value} {cell.target_arch.value} {float_layers}", run)
     return found

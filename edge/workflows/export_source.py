@@ -17,6 +17,7 @@ from edge.artifact import VECTORS, Origin, TensorInfo, artifact_name
 from edge.bench.launch import write_inputs
 from edge.datasets.preprocessing import Preprocessing
 from edge.datasets.samples import ExportData, export_data
+from edge.datasets.sizes import at_the_ends
 from edge.environments import lite_python, paddlelite_version
 from edge.export.parity import agreement_of, is_classifier
 from edge.export.room import check_room
@@ -79,6 +80,8 @@ class Source:
     data: ExportData
     workspace: Workspace
     judge: tuple[Path, ...]
+    #: The inputs at each end of the stated ranges: see `edge.datasets.sizes.at_the_ends`.
+    ends: tuple[tuple[Path, ...], ...] = ()
 
     @staticmethod
     def prepare(request: ExportRequest, cells: list[Cell], workspace: Workspace, scratch: Path, out: Path, pool: Executor) -> Source:
@@ -105,7 +108,8 @@ class Source:
             data = _data(request, inputs)
             judge = write_inputs(scratch / "judge of the program", data.judge.inputs)
         samples = tuple(write_inputs(scratch / "calibration", data.calibration.inputs)) if request.data else ()
-        return Source(request, data, replace(workspace, samples=samples), tuple(judge))
+        ends = [tuple(write_inputs(scratch / f"end {number}", found.inputs)) for number, found in enumerate(at_the_ends(inputs, data.judge))]
+        return Source(request, data, replace(workspace, samples=samples), tuple(judge), tuple(ends))
 
     def outputs(self) -> list[NDArray[Any]]:
         """The Paddle model's outputs on the judging samples, computed when first asked for."""
@@ -158,6 +162,7 @@ class Source:
         settings: dict[str, Any] = {
             "source": self.digests.program, "judge": self.digests.judge, "data": self.data.name,
             "cell": [cell.format.value, cell.precision.value, cell.target_arch.value],
+            "ranges": [tensor.get("ranges") for tensor in self.workspace.described()["inputs"]],
             "opset": request.options.opset, "half_io": request.options.half_io, "recipe": request.recipe,
             "tools": versions("paddlepaddle", "paddle2onnx", "onnx", "onnxruntime", "paddle-edge"),
         }  # fmt: skip

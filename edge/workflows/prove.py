@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import Artifact, Kernels, Parity
+from edge.artifact import Artifact, Kernels, Parity, SizedParity
 from edge.bench.launch import read_outputs, run_worker
 from edge.bench.runnable import why_not_runnable
 from edge.devices.local import LocalTarget
@@ -46,6 +46,20 @@ def parity_of(
     return compare(candidate.manifest.precision, source, outputs, labels, real=real, max_drop=max_drop)
 
 
+def at_other_sizes(found: Parity, candidate: Artifact, others: Sequence[tuple[Sequence[Path], Sequence[NDArray[Any]]]]) -> Parity:
+    """``found`` with the comparisons at ``others``, (inputs, the source's outputs) each: all must pass. A predictor sees one size only."""
+    sizes = []
+    for inputs, source in others:
+        shapes = tuple(tuple(np.load(path, mmap_mode="r", allow_pickle=False).shape) for path in inputs)
+        at = parity_of(candidate, inputs, source, None, real=False)
+        sizes.append(SizedParity(shapes=shapes, max_rel=at.max_rel, cosine=at.cosine, passed=at.passed, reason=at.reason))
+    failed = next((size for size in sizes if not size.passed), None)
+    if failed is None or not found.passed:
+        return found.model_copy(update={"sizes": tuple(sizes)})
+    where = ", ".join("x".join(map(str, shape[1:])) for shape in failed.shapes)
+    return found.model_copy(update={"sizes": tuple(sizes), "passed": False, "reason": f"at {where}: {failed.reason}"})
+
+
 def kernels_of(candidate: Artifact, inputs: Sequence[Path], layers: int, storage_only: bool, reason: str | None) -> Kernels:
     """How many compute nodes ran in the candidate's precision, from the runtime's own account.
 
@@ -65,5 +79,5 @@ def kernels_of(candidate: Artifact, inputs: Sequence[Path], layers: int, storage
     counts: dict[str, int] = run_worker("kernels", candidate, list(inputs), LocalTarget(), timeout=TIMEOUT).figures["kernels"]
     reduced, total = counts.get(precision.value, 0), max(layers, sum(counts.values()))
     if reduced == 0 and not storage_only:
-        raise UnsupportedPrecision(f"{candidate.name}: no compute node runs in {precision.value}: {json.dumps(counts)}")
+        raise UnsupportedPrecision(f"no compute node runs in {precision.value}: {json.dumps(counts)}")
     return Kernels(reduced=reduced, total=total, reason=reason if reduced < total else None)

@@ -384,7 +384,9 @@ def test_a_range_is_dynamic(low: int, high: int) -> None:
         with pytest.raises(BadInput, match="is empty"):
             parse_input(text)
     else:
-        assert parse_input(text) == TensorInfo(name="image", shape=(1, low if low == high else None), dtype="float32")
+        assert parse_input(text) == TensorInfo(
+            name="image", shape=(1, low if low == high else None), dtype="float32", ranges=None if low == high else (None, (low, high))
+        )
 
 
 @given(st.one_of(st.text(), st.from_regex(r"[a-z:?x0-9.]{0,20}")))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge.errors import BadInput
@@ -200,6 +200,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path_factory: pytest.TempPathFac
 
 
 @given(st.integers(2, len(STATE) - 1), st.integers(0, 255))
+@example(STATE.index(b"numpy"), ord("\n"))
 @settings(max_examples=200, deadline=None)
 def test_a_changed_byte_gives_arrays_or_one_sentence(tmp_path_factory: pytest.TempPathFactory, position: int, byte: int) -> None:
     path = tmp_path_factory.mktemp("changed") / "w.pdparams"

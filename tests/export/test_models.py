@@ -14,6 +14,7 @@ from edge.environments import lite_python
 from edge.errors import Unavailable
 from edge.export import room
 from edge.export.support import select
+from edge.models.saved import stored_tensors
 from tests.conftest import Demo, run_edge
 
 FACTORY = """
@@ -37,6 +38,32 @@ def build():
     net = Net()
     net.input_spec = [InputSpec([None, 3, 16, 16], "float32", "image")]
     return net
+
+class Ranged(Net):
+    input_spec = None
+
+class Fickle(nn.Layer):
+    # branches on a size that is a number in eager mode and unknown while it is traced
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2D(3, 8, 3, padding=1)
+
+    def forward(self, image):
+        small = image.shape[2] == 16
+        return self.conv(image) * (2.0 if isinstance(small, bool) and small else 1.0)
+
+class Attention(nn.Layer):
+    # traced under PIR only
+    input_spec = [InputSpec([None, 6, 32], "float32", "tokens")]
+
+    def __init__(self):
+        super().__init__()
+        self.project, self.head = nn.Linear(32, 96), nn.Linear(32, 5)
+
+    def forward(self, tokens):
+        heads = [part.reshape([0, 0, 4, 8]) for part in self.project(tokens).split(3, axis=-1)]
+        return self.head(nn.functional.scaled_dot_product_attention(*heads).reshape([0, 0, 32]).mean(1))
 
 class Shared(nn.Layer):
     input_spec = [InputSpec([None, 3, 16, 16], "float32", "image")]
@@ -109,6 +136,44 @@ def test_a_factory_runs_from_the_folder_where_the_command_is_typed(home: Path, t
     cells = export("mynet:build", "--precision", "fp32", "--format", "onnx,paddle-inference", "--out", tmp_path, cwd=home)
     assert {cell["status"] for cell in cells.values()} == {"ok"}
     assert load_artifact(tmp_path / "mynet-build-onnx-fp32").manifest.provenance.source == "mynet:build"
+
+
+def test_stated_ranges_are_compared_at_both_ends(home: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", image=np.random.default_rng(0).normal(size=(16, 3, 24, 24)).astype(np.float32))
+    common: list[str | Path] = ["--input", "image:?x3x16..40x24..32:float32", "--calibration", tmp_path / "data.npz", "--format", "onnx"]
+    export("mynet:Ranged", *common, "--precision", "fp32,fp16,int8", "--out", tmp_path, cwd=home)
+    for precision in ("fp32", "fp16", "int8"):
+        manifest = load_artifact(tmp_path / f"mynet-Ranged-onnx-{precision}").manifest
+        assert manifest.inputs[0].ranges == (None, None, (16, 40), (24, 32))
+        assert [(size.shapes, size.passed) for size in manifest.parity.sizes] == [(((4, 3, 16, 24),), True), (((4, 3, 40, 32),), True)]
+    ran = run_edge("export", "mynet:Fickle", *common, "--precision", "fp32", "--out", tmp_path / "fickle", cwd=home)
+    assert ran.code == 1 and "at 3x16x24: outputs differ" in ran.err
+    assert not list((tmp_path / "fickle").glob("*/"))
+
+
+def test_data_beyond_the_stated_range_are_refused(home: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", image=np.zeros((16, 3, 64, 24), np.float32))
+    command: list[str | Path] = ["mynet:Ranged", "--input", "image:?x3x16..40x24..32", "--calibration", tmp_path / "data.npz"]
+    ran = run_edge("export", *command, "--out", tmp_path / "out", cwd=home)
+    assert ran.code == 2 and "[N, 3, 64, 24]" in ran.err and "[N, 3, 16..40, 24..32]" in ran.err
+
+
+def test_a_layer_that_traces_under_pir_only_reaches_the_formats_that_read_pir(home: Path, tmp_path: Path) -> None:
+    cells = export("mynet:Attention", "--precision", "fp32,int8", "--calibration", "random", "--out", tmp_path, cwd=home)
+    for key in (("onnx", "fp32", "any"), ("onnx", "int8", "any"), ("paddle-inference", "fp32", "any")):
+        assert cells[key]["status"] == "ok", cells[key]["reason"]
+    legacy_only = cells["paddle-inference", "int8", "x86"]
+    assert legacy_only["status"] == "unsupported" and "cannot trace the layer" in legacy_only["reason"]
+
+
+@pytest.mark.parametrize("source", ["mynet:build", "pir/net", "legacy/net"])
+def test_paddle_inference_stores_fp16_in_half_the_bytes(home: Path, tmp_path: Path, source: str) -> None:
+    cells = export(source, "--precision", "fp32,fp16", "--format", "paddle-inference", "--out", tmp_path, cwd=home)
+    half = cells["paddle-inference", "fp16", "any"]
+    assert half["status"] == "ok" and half["kernels"]["reduced"] == 0 and "compute in fp32" in half["kernels"]["reason"]
+    (folder,) = tmp_path.glob("*-paddle-inference-fp16")
+    params = load_artifact(folder).path("params")
+    assert params is not None and all(size == 2 * np.prod(shape) for shape, size in stored_tensors(params))
 
 
 def test_a_legacy_program_is_a_source(home: Path, tmp_path: Path) -> None:
