@@ -113,17 +113,24 @@ class Workspace:
             except ConversionFailed as error:
                 if self.source.kind == "legacy":
                     raise
-                raise Unsupported(f"this format is made from a legacy program, and there is none: {error.message}") from error
+                raise Unsupported(f"there is no legacy program to make it from: {error.message}") from error
             (out / "facts.json").write_text(json.dumps(facts))
 
         return self._folder("legacy", save)
 
+    def without_legacy(self) -> str | None:
+        """Why the source has no legacy program, only a PIR one; None where it has one."""
+        try:
+            self.legacy()
+        except Unsupported as error:
+            return error.message
+        return None
+
     def program(self) -> tuple[Path, Path]:
         """(program, parameters) that everything else is made from: the legacy one, the PIR one where there is none."""
-        try:
-            return self.legacy() / "model.pdmodel", self.legacy() / "model.pdiparams"
-        except Unsupported:
+        if self.without_legacy():
             return self.pir() / "model.json", self.pir() / "model.pdiparams"
+        return self.legacy() / "model.pdmodel", self.legacy() / "model.pdiparams"
 
     def described(self) -> dict[str, Any]:
         """inputs, outputs, layers and parameter_bytes, see `edge.export.source.save_legacy`."""

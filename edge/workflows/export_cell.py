@@ -118,7 +118,12 @@ def _make_and_prove(cell: Cell, source: Source, folder: Path) -> Manifest:
     candidate = _make(cell, source, folder, float_layers, tuning)
     parity = _parity(candidate, cell, source, float_layers)
     if parity.passed is False and not source.request.allow_mismatch:
-        raise CheckFailed(str(parity.reason), hint="--allow-mismatch keeps it, marked; for int8 try --max-drop or another --method")
+        # a trace that only PIR allows may have taken a value for a constant
+        untraced = source.workspace.without_legacy()
+        raise CheckFailed(
+            f"{parity.reason}; {untraced}" if untraced else str(parity.reason),
+            hint="--allow-mismatch keeps it, marked; for int8 try --max-drop or another --method",
+        )
     layers = len(source.workspace.described()["layers"])
     kernels = kernels_of(candidate, source.judge, layers, cell.makes == "storage-only", cell.reason)
     return write_manifest(folder, candidate.manifest.model_copy(update={"parity": parity, "kernels": kernels})).manifest
