@@ -153,6 +153,48 @@ class Int8(Frozen):
     tuning: Tuning | None = None
 
 
+class LayerWork(Frozen):
+    """Work of one layer for one sample, in elements and in multiplications that each go with an addition, ``macs``.
+
+    Attributes:
+        name: of its weight, the same as in `Int8.ranges`; of a product of two activations, and where there is none, of the operator.
+        kind: of the ONNX operator.
+        weight_elements: of its weight and bias. input_elements, output_elements: of the activations that it reads and writes.
+    """
+
+    name: str
+    kind: str
+    macs: int = Field(ge=0)
+    weight_elements: int = Field(ge=0)
+    input_elements: int = Field(ge=0)
+    output_elements: int = Field(ge=0)
+
+
+class Work(Frozen):
+    """Counted work of one inference, for one sample of the shape that the judging samples have: see `edge.export.work`.
+
+    The same for every format and precision. The totals hold what every operator reads and writes; only ``layers`` multiply.
+
+    Attributes:
+        weight_elements: read by all operators, each once; a weight that two of them read counts twice.
+        activation_elements: read and written by all operators.
+    """
+
+    macs: int = Field(ge=0)
+    weight_elements: int = Field(ge=0)
+    activation_elements: int = Field(ge=0)
+    layers: tuple[LayerWork, ...] = ()
+
+    @model_validator(mode="after")
+    def _totals_hold_the_layers(self) -> Work:
+        if self.macs != sum(layer.macs for layer in self.layers):
+            raise ValueError("the MACs of the layers do not add up to the total")
+        moved = sum(layer.input_elements + layer.output_elements for layer in self.layers)
+        if self.weight_elements < sum(layer.weight_elements for layer in self.layers) or self.activation_elements < moved:
+            raise ValueError("the layers move more elements than the total")
+        return self
+
+
 class Origin(Frozen):
     """Where an artifact comes from.
 
@@ -188,6 +230,7 @@ class Manifest(Frozen):
     parity: Parity
     provenance: Origin
     int8: Int8 | None = None
+    work: Work | None = None
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from edge.errors import Unsupported
 from edge.export.workspace import Made, Workspace, versions
 from edge.files import link_or_copy
 from edge.vocabulary import Arch, Precision
+
+#: In a PIR program Paddle 3.3.1 cannot run these through oneDNN: "ConvertPirAttribute2RuntimeAttribute not support ArrayAttribute<DoubleAttribute>".
+INTERPOLATION = b"_interp"
 
 
 def make(precision: Precision, arch: Arch, workspace: Workspace, folder: Path) -> Made:
     """Put the program of one precision into ``folder``. bf16 is chosen when it is loaded; the file stays fp32."""
     program, params = _program(workspace)
     if precision is Precision.FP16:
+        if INTERPOLATION in program.read_bytes():
+            raise Unsupported("half-sized parameters need a PIR program, and Paddle 3.3.1 cannot run the interpolations of one through oneDNN")
         workspace.job("edge.export.paddle_inference:to_half", {"program": str(program), "params": str(params), "out": str(folder)})
         return Made({"model.json": "model", "model.pdiparams": "params"}, "pir", versions("paddlepaddle"))
     if precision is not Precision.FP32:
@@ -30,8 +36,10 @@ def make(precision: Precision, arch: Arch, workspace: Workspace, folder: Path) -
 
 
 def _program(workspace: Workspace) -> tuple[Path, Path]:
-    """(program, parameters) in fp32: PIR, the repaired program where the source is a legacy one."""
+    """(program, parameters) in fp32: PIR; the repaired legacy one where that is the source, or where PIR would not run."""
     legacy = workspace.source.kind == "legacy"
+    if not legacy and INTERPOLATION in (workspace.pir() / "model.json").read_bytes():
+        legacy = workspace.without_legacy() is None
     folder = workspace.legacy() if legacy else workspace.pir()
     return folder / ("clipped.pdmodel" if legacy else "model.json"), folder / "model.pdiparams"
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from edge.artifact import Work
 from edge.errors import ConversionFailed, Unavailable, Unsupported
 from edge.export.calibrate import Method
 from edge.jobs import JobProgress, WarmServers, run_job
@@ -212,6 +213,20 @@ class Workspace:
         outputs: list[np.ndarray] = self.once(f"outputs for {names}", run)
         return outputs
 
+    def work(self, inputs: Sequence[Path]) -> Work:
+        """The counted work for the first of the inputs, one .npy each: see `edge.export.work.count`.
+
+        Raises:
+            Unsupported: there is no ONNX graph to count from, or the count does not see into it.
+        """
+        model, named = str(self.onnx_fp32()), self._named(inputs)
+
+        def count() -> Work:
+            return Work.model_validate(self.job("edge.export.work:count", {"model": model, "inputs": named}))
+
+        work: Work = self.once(f"work for {named}", count)
+        return work
+
     def ranked_layers(self) -> list[str]:
         """Quantizable layers by the error that each alone brings, see `edge.export.sensitivity.rank_layers`."""
         model, ranges = str(self.onnx_fp32()), str(self.ranges())
@@ -236,9 +251,13 @@ class Workspace:
         return run_job(target, arguments, flags=flags, timeout=TIMEOUT, on_progress=self.progress, servers=self.servers)
 
     def _named_samples(self) -> dict[str, str]:
-        """Input -> file of its calibration samples. Converters may reorder the inputs; the names stay."""
+        """Input -> file of its calibration samples."""
+        return self._named(self.samples)
+
+    def _named(self, inputs: Sequence[Path]) -> dict[str, str]:
+        """Input -> its file. Converters may reorder the inputs; the names stay."""
         names = [tensor["name"] for tensor in self.described()["inputs"]]
-        return {name: str(path) for name, path in zip(names, self.samples, strict=True)}
+        return {name: str(path) for name, path in zip(names, inputs, strict=True)}
 
     def _folder(self, name: str, make: Callable[[Path], Any]) -> Path:
         out = self.folder / name

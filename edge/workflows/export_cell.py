@@ -107,12 +107,13 @@ def _note(int8: Int8 | None) -> str | None:
 
 
 def _make_and_prove(cell: Cell, source: Source, folder: Path) -> Manifest:
-    """Fill ``folder``: the files, the vectors, the manifest with what the proof found.
+    """Fill ``folder``: the files, the vectors, the manifest with what the proof found and the work that was counted beside it.
 
     Raises:
         CheckFailed: it is not the model any more.
         UnsupportedPrecision: none of its kernels runs in its precision.
     """
+    source.pool.submit(source.work)
     max_drop = source.request.max_drop if cell.precision is Precision.INT8 else None
     float_layers, tuning = ((), None) if max_drop is None else _tuned(cell, source, max_drop)
     candidate = _make(cell, source, folder, float_layers, tuning)
@@ -126,7 +127,8 @@ def _make_and_prove(cell: Cell, source: Source, folder: Path) -> Manifest:
         )
     layers = len(source.workspace.described()["layers"])
     kernels = kernels_of(candidate, source.judge, layers, cell.makes == "storage-only", cell.reason)
-    return write_manifest(folder, candidate.manifest.model_copy(update={"parity": parity, "kernels": kernels})).manifest
+    found = {"parity": parity, "kernels": kernels, "work": source.work()}
+    return write_manifest(folder, candidate.manifest.model_copy(update=found)).manifest
 
 
 def _make(cell: Cell, source: Source, folder: Path, float_layers: tuple[str, ...] = (), tuning: Tuning | None = None) -> Artifact:

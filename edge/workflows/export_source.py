@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifact import VECTORS, Origin, TensorInfo, artifact_name
+from edge.artifact import VECTORS, Origin, TensorInfo, Work, artifact_name
 from edge.bench.launch import write_inputs
+from edge.children import interrupted
 from edge.datasets.preprocessing import Preprocessing
 from edge.datasets.samples import ExportData, export_data
 from edge.datasets.sizes import at_the_ends
@@ -80,6 +81,8 @@ class Source:
     data: ExportData
     workspace: Workspace
     judge: tuple[Path, ...]
+    #: Runs the cells; what is submitted to it runs when a thread has no cell to make.
+    pool: Executor
     #: The inputs at each end of the stated ranges: see `edge.datasets.sizes.at_the_ends`.
     ends: tuple[tuple[Path, ...], ...] = ()
 
@@ -99,6 +102,8 @@ class Source:
                 workspace.pir()
             if judge and fresh:
                 workspace.source_outputs(judge)
+                if not any(cell.format is Format.ONNX for cell in cells):
+                    workspace.work(judge)  # converts a model that no cell converts: it takes longest to begin with
 
         pool.submit(ahead)
         described = workspace.described()
@@ -109,11 +114,24 @@ class Source:
             judge = write_inputs(scratch / "judge of the program", data.judge.inputs)
         samples = tuple(write_inputs(scratch / "calibration", data.calibration.inputs)) if request.data else ()
         ends = [tuple(write_inputs(scratch / f"end {number}", found.inputs)) for number, found in enumerate(at_the_ends(inputs, data.judge))]
-        return Source(request, data, replace(workspace, samples=samples), tuple(judge), tuple(ends))
+        return Source(request, data, replace(workspace, samples=samples), tuple(judge), pool, tuple(ends))
 
     def outputs(self) -> list[NDArray[Any]]:
         """The Paddle model's outputs on the judging samples, computed when first asked for."""
         return self.workspace.source_outputs(self.judge)
+
+    def work(self) -> Work | None:
+        """The counted work of one judging sample; None where it could not be counted, which is no reason to refuse an artifact.
+
+        Raises:
+            EdgeError: the export is being interrupted.
+        """
+        try:
+            return self.workspace.work(self.judge)
+        except Exception:
+            if interrupted():
+                raise
+            return None
 
     def tuning(self) -> TuningSet:
         """The calibration samples and the Paddle model's outputs on them."""

@@ -68,12 +68,20 @@ def test_an_intact_artifact_loads_and_says_where_it_comes_from(copy: Path) -> No
         (lambda d: edit_manifest(d, set_key("files", value=[])), "no model file"),
         (lambda d: edit_manifest(d, set_key("surprise", value=1)), "surprise"),
         (lambda d: edit_manifest(d, set_key("parity", "max_abs", value=float("nan"))), "max_abs"),
+        (lambda d: edit_manifest(d, set_key("work", "macs", value=1)), "work: .*do not add up"),
+        (lambda d: edit_manifest(d, set_key("work", "layers", 0, "input_elements", value=10**12)), "work: .*more elements than the total"),
+        (lambda d: edit_manifest(d, set_key("work", "weight_elements", value=-1)), "work.weight_elements"),
     ],
 )
 def test_damage_is_named(copy: Path, damage: Callable[[Path], object], words: str) -> None:
     damage(copy)
     with pytest.raises(BadArtifact, match=words):
         load_artifact(copy)
+
+
+def test_a_manifest_from_before_the_work_was_counted_is_read(copy: Path) -> None:
+    edit_manifest(copy, lambda raw: raw.pop("work"))
+    assert load_artifact(copy).manifest.work is None
 
 
 def test_a_link_in_place_of_the_model_is_refused(copy: Path) -> None:

@@ -62,6 +62,12 @@ def test_fp32_artifacts_are_the_paddle_model(demo: Demo) -> None:
         assert parity.top1_agreement == 100.0 and parity.samples == 360
 
 
+def test_all_cells_share_one_count_of_the_work(demo: Demo) -> None:
+    counts = {load_artifact(folder).manifest.work for folder in demo.artifacts.glob(f"{MODEL}-*")}
+    (work,) = counts
+    assert work is not None and work.macs == 28 * 28 * 16 * 9 + 14 * 14 * 32 * 16 * 9 + 32 * 7 * 7 * 128 + 128 * 10
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_onnx_files_are_standard_onnx(demo: Demo, precision: str) -> None:
     import onnx

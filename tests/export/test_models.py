@@ -53,6 +53,16 @@ class Fickle(nn.Layer):
         small = image.shape[2] == 16
         return self.conv(image) * (2.0 if isinstance(small, bool) and small else 1.0)
 
+class Upsampled(nn.Layer):
+    input_spec = [InputSpec([None, 3, 16, 16], "float32", "image")]
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.up = nn.Conv2D(3, 8, 3, padding=1), nn.Upsample(scale_factor=2)
+
+    def forward(self, image):
+        return self.up(self.conv(image)).mean([2, 3])
+
 class Attention(nn.Layer):
     # traced under PIR only
     input_spec = [InputSpec([None, 6, 32], "float32", "tokens")]
@@ -164,6 +174,14 @@ def test_a_layer_that_traces_under_pir_only_reaches_the_formats_that_read_pir(ho
         assert cells[key]["status"] == "ok", cells[key]["reason"]
     legacy_only = cells["paddle-inference", "int8", "x86"]
     assert legacy_only["status"] == "unsupported" and "cannot trace the layer" in legacy_only["reason"]
+
+
+def test_a_net_that_upsamples_runs_in_paddle_inference_from_its_legacy_program(home: Path, tmp_path: Path) -> None:
+    cells = export("mynet:Upsampled", "--precision", "fp32,fp16", "--format", "paddle-inference", "--out", tmp_path, code=3, cwd=home)
+    assert cells["paddle-inference", "fp32", "any"]["status"] == "ok"
+    assert load_artifact(tmp_path / "mynet-Upsampled-paddle-inference-fp32").manifest.program == "legacy"
+    half = cells["paddle-inference", "fp16", "any"]
+    assert half["status"] == "unsupported" and "interpolations" in half["reason"]
 
 
 @pytest.mark.parametrize("source", ["mynet:build", "pir/net", "legacy/net"])
