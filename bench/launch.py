@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,34 +15,31 @@ from pydantic import Field, ValidationError
 from edge.artifact import Artifact
 from edge.children import cause_of_death, last_words
 from edge.devices.target import Target
-from edge.errors import CheckFailed, UnsupportedPrecision
+from edge.errors import CheckFailed, EdgeError, Unavailable, UnsupportedPrecision
 from edge.vocabulary import Frozen
 
 WORKER = Path(__file__).with_name("worker")
-Task = Literal["latency", "memory", "outputs", "kernels"]
+Task = Literal["latency", "memory", "outputs", "kernels", "profile"]
+#: What a worker is told where nothing else is asked for.
+SETTINGS: dict[str, Any] = {"threads": 1, "batch": 1, "affinity": None}
+#: Failures of the worker that are no failed check, by the name it gives them.
+FAILURES: dict[str, type[EdgeError]] = {"UnsupportedPrecision": UnsupportedPrecision, "Unavailable": Unavailable}
+#: Of the spec file, and of the result.
+SPEC_VERSION = 2
 #: A worker's result larger than this is refused, in bytes.
-MAX_RESULT = 32 << 20
-
-
-@dataclass(frozen=True)
-class Timing:
-    """When the closed loop stops: at ``min_seconds`` and ``min_count``, or at ``max_count``."""
-
-    warmup_seconds: float = 0.3
-    min_seconds: float = 2.0
-    min_count: int = 200
-    max_count: int = 50_000
+MAX_RESULT = 256 << 20
 
 
 class WorkerResult(Frozen):
-    """The worker's answer, checked as untrusted input."""
+    """The worker's answer, checked as untrusted input; ``seconds`` is how long its task took, the start of Python left out."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     task: Task
     status: Literal["ok", "failed"]
     error: str | None = Field(max_length=2000)
     figures: dict[str, Any]
     environment: dict[str, Any]
+    seconds: float
 
 
 def run_worker(
@@ -53,10 +49,7 @@ def run_worker(
     target: Target,
     *,
     outputs: Path | None = None,
-    threads: int = 1,
-    batch: int = 1,
-    timing: Timing = Timing(),
-    keep: Path | None = None,
+    settings: Mapping[str, Any] = SETTINGS,
     timeout: float = 600,
 ) -> WorkerResult:
     """Run one task of the worker on an artifact.
@@ -64,7 +57,7 @@ def run_worker(
     Args:
         inputs: one .npy file an input, first axis samples.
         outputs: folder for the arrays of the task ``outputs``.
-        keep: where the worker's raw result file stays.
+        settings: what the task needs beside the artifact, see `bench/worker/tasks.py`.
 
     Raises:
         CheckFailed: the worker died, timed out, wrote no valid result, or reports a failure.
@@ -73,7 +66,7 @@ def run_worker(
     """
     manifest, params = artifact.manifest, artifact.path("params")
     spec = {
-        "schema_version": 1,
+        "schema_version": SPEC_VERSION,
         "task": task,
         "format": manifest.format.value,
         "precision": manifest.precision.value,
@@ -82,26 +75,24 @@ def run_worker(
         "inputs": [str(path.absolute()) for path in inputs],
         "input_names": [tensor.name for tensor in manifest.inputs],
         "outputs": str(outputs.absolute()) if outputs else None,
-        "batch": batch,
-        "threads": threads,
-        **timing.__dict__,
+        **SETTINGS,
+        **settings,
     }
     with tempfile.TemporaryDirectory(prefix="edge-worker.") as scratch:
         spec_file, result_file, log = (Path(scratch, name) for name in ("spec.json", "result.json", "log.txt"))
         spec_file.write_text(json.dumps(spec))
         try:
-            status = target.run(WORKER, manifest.format, spec_file, result_file, log, threads, timeout)
+            status = target.run(WORKER, manifest.format, spec_file, result_file, log, spec["threads"], timeout)
         except subprocess.TimeoutExpired:
             raise CheckFailed(f"the {task} worker did not finish within {timeout:g} s and was killed") from None
         if not result_file.is_file():
             raise CheckFailed(f"the {task} worker died of {cause_of_death(status)}; its last words: {last_words(log)}")
         result = _read(result_file, task)
-        if keep:
-            keep.parent.mkdir(parents=True, exist_ok=True)
-            keep.write_bytes(result_file.read_bytes())
     if result.status == "failed":
-        kind = UnsupportedPrecision if (result.error or "").startswith("UnsupportedPrecision") else CheckFailed
-        raise kind((result.error or "failed without a reason").removeprefix("UnsupportedPrecision: "))
+        kind, _, said = (result.error or "").partition(": ")
+        if kind in FAILURES:
+            raise FAILURES[kind](said)
+        raise CheckFailed(result.error or "failed without a reason")
     return result
 
 

@@ -1,124 +1,216 @@
-"""One cell: run an artifact's workers one after another and turn what they say into figures, or into a reason."""
+"""A cell's parts: the worker runs that measure it, one process each, and what each of them found as plain JSON."""
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from edge.artifact import Artifact
-from edge.bench.launch import Timing, WorkerResult, read_outputs, run_worker, write_inputs
-from edge.bench.results import ENERGY_UNITS, Cell, Latency, Memory, Top1, empty_figures
+from edge.artifact import MANIFEST, Artifact, TensorInfo
+from edge.bench.launch import read_outputs, run_worker, write_inputs
+from edge.bench.metrics import Metric, score
 from edge.bench.runnable import why_not_runnable
-from edge.bench.statistics import percentile
+from edge.bench.scenarios import Scenario, SingleStream, timing
 from edge.datasets import known_datasets
+from edge.datasets.preprocessing import Preprocessing
 from edge.datasets.samples import export_data
+from edge.datasets.sizes import stretched
 from edge.devices.target import Target
-from edge.errors import CheckFailed, EdgeError, Unavailable
+from edge.errors import CheckFailed, EdgeError, Interrupted, Unavailable
 from edge.export.parity import agreement_of, compare, verdict
-from edge.vocabulary import Format, Measurement, Status, absent
+from edge.files import sha256_of
+from edge.vocabulary import Format, Status
 
-ALL_PARTS = frozenset({"accuracy", "latency", "memory"})
+Part = Literal["accuracy", "latency", "memory", "profile"]
+#: What is measured by default. A wrong artifact is found out by the first part, and gets no further ones.
+PARTS: tuple[Part, ...] = ("accuracy", "latency", "memory")
+#: Times the timeout that a worker may take to run all judging samples.
+ALL_SAMPLES = 6
+#: Different frames that are fed, in turn.
+FRAMES = 64
 ONE_THREAD = "Paddle Lite's Python API has one thread, whatever is asked for: measure it with --threads 1"
-#: Called with what is being done, e.g. "latency".
-Step = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What to measure.
+    """What to measure of every artifact: each combination of the axes is a cell.
 
     Attributes:
-        parts: a subset of `ALL_PARTS`; figures of the others are null.
-        raw: folder for the workers' raw result files (all samples), or None.
+        affinities: CPUs that the worker may run on; None is all. shapes: input -> its shape without the batch, empty for that of the judging samples.
+        repeats: fresh processes that measure the latency.
+        warmup: (shortest, longest) in seconds.
+        frames, preprocessing: data whose samples are fed while it is timed, see `edge.datasets.samples.export_data`; None: the artifact's own.
+        metric: of the accuracy, beside top-1.
+        timeout: seconds that a worker may take beyond its scenario.
+        growth_seconds: that the look at the growth of memory may take.
     """
 
     target: Target
+    scenario: Scenario = field(default_factory=SingleStream)
+    threads: tuple[int, ...] = (1,)
+    batches: tuple[int, ...] = (1,)
+    affinities: tuple[tuple[int, ...] | None, ...] = (None,)
+    shapes: tuple[dict[str, tuple[int, ...]], ...] = ({},)
+    repeats: int = 3
+    warmup: tuple[float, float] = (0.3, 5.0)
+    parts: tuple[Part, ...] = PARTS
+    frames: str | None = None
+    preprocessing: Preprocessing | None = None
+    metric: Metric | None = None
+    timeout: float = 600.0
+    growth_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What the model is fed with while it is timed, in place of the samples that travel with the artifact.
+
+    Attributes:
+        name: of the data, as `edge.datasets.samples.export_data` gives it. arrays: one an input, [N, ...]. digest: sha256 of their bytes.
+    """
+
+    name: str
+    arrays: tuple[np.ndarray, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One cell that is to be measured."""
+
+    artifact: Artifact
+    request: BenchRequest
     threads: int = 1
     batch: int = 1
-    timing: Timing = field(default_factory=Timing)
-    parts: frozenset[str] = ALL_PARTS
-    raw: Path | None = None
+    affinity: tuple[int, ...] | None = None
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    frames: Frames | None = None
+
+    @property
+    def name(self) -> str:
+        settings = [f"{self.threads} thread{'s' * (self.threads > 1)}", f"batch {self.batch}" if self.batch > 1 else ""]
+        settings += [f"CPUs {','.join(map(str, self.affinity))}" if self.affinity else "", *(f"{n} {'x'.join(map(str, s))}" for n, s in self.shapes)]
+        return ", ".join([f"{self.artifact.name} {self.request.scenario.name}", *(text for text in settings if text)])
+
+    @property
+    def blocked(self) -> tuple[Status, str] | None:
+        """Why it cannot be measured here, as a status and a reason."""
+        manifest = self.artifact.manifest
+        if blocked := why_not_runnable(self.artifact):
+            return Status.EXPORTED, blocked
+        if manifest.parity.passed is False:
+            return Status.FAILED, f"failed its gate when it was exported, a wrong artifact gets no figures: {manifest.parity.reason}"
+        if manifest.format is Format.PADDLE_LITE and self.threads > 1:
+            return Status.UNSUPPORTED, ONE_THREAD
+        return None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the artifact: its manifest holds the checksums of its files."""
+        return sha256_of(self.artifact.folder / MANIFEST)
+
+    def key(self, part: Part, repeat: int = 0) -> dict[str, Any]:
+        """All that decides what a part finds."""
+        request = self.request
+        place: dict[str, Any] = {"tool": version("paddle-edge"), "part": part, "artifact": self.digest, "batch": self.batch}
+        place |= {"target": request.target.name, "device": request.target.device}
+        if part == "accuracy":
+            return {**place, "metric": request.metric.name if request.metric else None}
+        place |= {"threads": self.threads, "affinity": self.affinity, "shapes": self.shapes, "frames": self.frames.digest if self.frames else None}
+        if part == "latency":
+            return {**place, "scenario": request.scenario.model_dump(), "warmup": request.warmup, "repeat": repeat}
+        return {**place, "growth_seconds": request.growth_seconds}
+
+    def seconds(self, part: Part) -> float:
+        """About how long a part takes, for an estimate: starting the runtime, loading, and what is asked for."""
+        start = 2.5 if self.artifact.manifest.format is Format.PADDLE_INFERENCE else 0.7
+        return start + {"latency": 1.0 + self.request.scenario.seconds, "accuracy": 2.0, "memory": 3.0, "profile": 1.0}[part]
 
 
-def measure(artifact: Artifact, request: BenchRequest, step: Step = lambda _: None) -> Cell:
-    """Measure one artifact; never raises for a failing cell: the row says what happened."""
-    manifest = artifact.manifest
-    identity = {
-        "model": manifest.model,
-        "format": manifest.format,
-        "precision": manifest.precision,
-        "target_arch": manifest.target_arch,
-        "target": request.target.name,
-        "device": request.target.device,
-        "scenario": "single-stream",
-        "threads": request.threads,
-        "batch": request.batch,
-        "kernels": manifest.kernels,
-        "artifact": artifact.name,
-    }
-    size = {"size": Measurement(value=artifact.size, unit="B", provenance="counted")}
-    if blocked := why_not_runnable(artifact):
-        return Cell(**identity, status=Status.EXPORTED, reason=blocked, **{**empty_figures(blocked), **size})
-    if manifest.parity.passed is False:
-        reason = f"failed its gate when it was exported, a wrong artifact gets no figures: {manifest.parity.reason}"
-        return Cell(**identity, status=Status.FAILED, reason=reason, **{**empty_figures(reason), **size})
-    if manifest.format is Format.PADDLE_LITE and request.threads > 1:
-        return Cell(**identity, status=Status.UNSUPPORTED, reason=ONE_THREAD, **{**empty_figures(ONE_THREAD), **size})
+def load_frames(request: BenchRequest, inputs: Sequence[TensorInfo]) -> Frames | None:
+    """The request's frames for a model with these inputs.
+
+    Raises:
+        BadInput: data that cannot be read or do not fit the model.
+    """
+    if request.frames is None:
+        return None
+    data = export_data(request.frames, inputs, preprocessing=request.preprocessing, calibration_count=1, judge_count=FRAMES)
+    digest = hashlib.sha256()
+    for array in data.judge.inputs:
+        digest.update(np.ascontiguousarray(array).data)
+    return Frames(data.name, data.judge.inputs, digest.hexdigest())
+
+
+def perform(plan: Plan, part: Part) -> dict[str, Any]:
+    """Run one part of a cell. What fails is a finding too: ``failure`` with its status and reason.
+
+    Raises:
+        Interrupted: by the user.
+    """
     try:
-        figures = _figures(artifact, request, step)
-        return Cell(**identity, status=Status.OK, reason=None, **{**empty_figures("not asked for"), **size, **figures})
+        return _accuracy(plan) if part == "accuracy" else _worker(plan, part)
+    except Interrupted:
+        raise
     except Unavailable as error:
-        return Cell(**identity, status=Status.UNAVAILABLE, reason=str(error), **{**empty_figures(str(error)), **size})
+        return {"failure": {"status": Status.UNAVAILABLE.value, "reason": str(error)}}
     except EdgeError as error:
-        return Cell(**identity, status=Status.FAILED, reason=str(error), **{**empty_figures("the cell failed"), **size})
+        return {"failure": {"status": Status.FAILED.value, "reason": str(error)}}
 
 
-def _figures(artifact: Artifact, request: BenchRequest, step: Step) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="edge-cell.") as folder:
-        scratch = Path(folder)
-        if "accuracy" in request.parts:
-            step("accuracy")
-            figures |= _accuracy(artifact, request.target, scratch)
-        samples = write_inputs(scratch / "samples", _vector_inputs(artifact, artifact.vectors()))
-        if "latency" in request.parts:
-            step("latency")
-            result = run_worker(
-                "latency", artifact, samples, request.target, threads=request.threads, batch=request.batch,
-                timing=request.timing, keep=_raw_file(artifact, request),
-            )  # fmt: skip
-            figures |= _latency(result, request.batch)
-        if "memory" in request.parts:
-            step("memory")
-            figures["memory"] = _memory(run_worker("memory", artifact, samples, request.target, threads=request.threads, batch=request.batch))
-    return figures
+def _worker(plan: Plan, part: Part) -> dict[str, Any]:
+    request = plan.request
+    settings: dict[str, Any] = {
+        "threads": plan.threads,
+        "affinity": list(plan.affinity) if plan.affinity else None,
+        "batch": plan.batch,
+        **timing(request.scenario, request.warmup),
+        "growth_seconds": request.growth_seconds,
+    }
+    # where a meter answers, the scenario runs once more for it
+    longest = 2 * max(request.scenario.max_seconds, request.scenario.seconds) + request.warmup[1]
+    with tempfile.TemporaryDirectory(prefix="edge-cell.") as scratch:
+        arrays = list(plan.frames.arrays) if plan.frames else _vector_inputs(plan.artifact, plan.artifact.vectors())
+        inputs = write_inputs(Path(scratch), _at_shapes(plan, arrays))
+        task: Any = part
+        result = run_worker(task, plan.artifact, inputs, request.target, settings=settings, timeout=request.timeout + longest)
+    return {"figures": result.figures, "environment": result.environment}
 
 
-def _accuracy(artifact: Artifact, target: Target, scratch: Path) -> dict[str, Any]:
+def _at_shapes(plan: Plan, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    wanted, inputs = dict(plan.shapes), plan.artifact.manifest.inputs
+    return [stretched(array, wanted.get(info.name, array.shape[1:])) for info, array in zip(inputs, arrays, strict=True)]
+
+
+def _accuracy(plan: Plan) -> dict[str, Any]:
     """Run the artifact over what judged it, hold it to the source's answers, and count what is right.
 
-    Without a data set on this machine the sample vectors that travel with the artifact judge it, and there is no accuracy.
+    Without a data set on this machine the sample vectors that travel with the artifact judge it, and there is no accuracy. In batches the vectors
+    alone are looked at: the accuracy is that of single samples.
 
     Raises:
         CheckFailed: it is not the model any more.
     """
+    artifact, batch = plan.artifact, plan.batch
     manifest, vectors = artifact.manifest, artifact.vectors()
     expected = [vectors[f"output_{index}"] for index in range(len(manifest.outputs))]
-    inputs, labels = _judging_samples(artifact, vectors)
-    folder = scratch / "outputs"
-    folder.mkdir()
-    result = run_worker("outputs", artifact, write_inputs(scratch / "judge", inputs), target, outputs=folder)
-    outputs = read_outputs(folder, len(expected), len(inputs[0]))
+    inputs, labels = _judging_samples(artifact, vectors) if batch == 1 else (_vector_inputs(artifact, vectors), None)
+    if batch > 1:
+        rows = np.arange(-(-len(expected[0]) // batch) * batch) % len(expected[0])
+        inputs, expected = ([array[rows] for array in arrays] for arrays in (inputs, expected))
+    outputs = _outputs(plan, inputs)
     # a few samples cannot show the share of equal classes of a reduced precision: that is judged on all, below
     sample = compare(manifest.precision, expected, [array[: len(expected[0])] for array in outputs], real=False)
     if sample.passed is False:
-        raise CheckFailed(f"wrong results on the {sample.samples} sample vectors: {sample.reason}")
-    top1 = vectors.get("source_top1")
+        raise CheckFailed(f"wrong results on the {sample.samples} sample vectors{f' in batches of {batch}' * (batch > 1)}: {sample.reason}")
+    top1 = vectors.get("source_top1") if batch == 1 else None
     classes = None if top1 is None else top1[: len(outputs[0])]
     agreement = None if classes is None else agreement_of(outputs[0], classes)
     accuracy = None if classes is None or labels is None else agreement_of(outputs[0], labels)
@@ -126,18 +218,29 @@ def _accuracy(artifact: Artifact, target: Target, scratch: Path) -> dict[str, An
     judged = agreement if manifest.parity.real and len(outputs[0]) == manifest.parity.samples else None
     if reason := verdict(manifest.precision, None, judged, drop, max_drop=manifest.int8.max_drop if manifest.int8 else None):
         raise CheckFailed(f"wrong results: {reason}")
+    metric = plan.request.metric
     return {
-        "accuracy": Top1(top1=_share(accuracy, _no_accuracy(artifact))),
-        "agreement": Top1(top1=_share(agreement, "not a classifier")),
-        "environment": result.environment,
+        "top1": accuracy,
+        "agreement": agreement,
+        "why_no_accuracy": _no_accuracy(artifact, batch),
+        "metrics": {metric.name: score(metric, inputs, outputs, labels)} if metric and batch == 1 else {},
     }
 
 
-def _share(value: float | None, why_not: str) -> Measurement:
-    return absent("%", why_not) if value is None else Measurement(value=value, unit="%")
+def _outputs(plan: Plan, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    with tempfile.TemporaryDirectory(prefix="edge-cell.") as scratch:
+        folder = Path(scratch, "outputs")
+        folder.mkdir()
+        settings = {"threads": 1, "batch": plan.batch}
+        target = plan.request.target
+        timeout = ALL_SAMPLES * plan.request.timeout
+        run_worker("outputs", plan.artifact, write_inputs(Path(scratch, "judge"), inputs), target, outputs=folder, settings=settings, timeout=timeout)
+        return read_outputs(folder, len(plan.artifact.manifest.outputs), len(inputs[0]))
 
 
-def _no_accuracy(artifact: Artifact) -> str:
+def _no_accuracy(artifact: Artifact, batch: int) -> str:
+    if batch > 1:
+        return "measured with batch 1"
     name = artifact.manifest.provenance.dataset
     if name is None:
         return "the artifact was exported with random input"
@@ -157,42 +260,3 @@ def _judging_samples(artifact: Artifact, vectors: dict[str, Any]) -> tuple[list[
 
 def _vector_inputs(artifact: Artifact, vectors: dict[str, Any]) -> list[Any]:
     return [vectors[f"input_{index}"] for index in range(len(artifact.manifest.inputs))]
-
-
-def _latency(result: WorkerResult, batch: int) -> dict[str, Any]:
-    raw = result.figures
-    samples = np.asarray(raw["samples_ns"], np.float64) / 1e6
-    ms = {name: Measurement(value=float(raw[f"{name}_ms"]), unit="ms") for name in ("load", "first")}
-    latency = Latency(
-        p50=percentile(samples, 50),
-        p90=percentile(samples, 90),
-        p99=percentile(samples, 99),
-        min=Measurement(value=float(samples.min()), unit="ms"),
-        count=Measurement(value=len(samples), unit="count", provenance="counted"),
-        **ms,
-    )
-    return {
-        "latency": latency,
-        "throughput": Measurement(value=len(samples) * batch / float(raw["wall_s"]), unit="1/s"),
-        "energy": {name: _energy(name, unit, raw["energy"]) for name, unit in ENERGY_UNITS.items()},
-        "environment": result.environment,
-    }
-
-
-def _energy(name: str, unit: str, readings: dict[str, Any]) -> Measurement:
-    reading = readings.get(name) or {"value": None, "reason": "the worker did not report it"}
-    if reading["value"] is None:
-        return absent(unit, str(reading["reason"]))
-    return Measurement(value=reading["value"], unit=unit, provenance="counted" if name == "instructions" else "measured")
-
-
-def _memory(result: WorkerResult) -> Memory:
-    def figure(name: str) -> Measurement:
-        value = result.figures.get(name)
-        return absent("B", "this system has no /proc/self/status") if value is None else Measurement(value=int(value), unit="B")
-
-    return Memory(peak_rss=figure("peak_rss"), baseline_rss=figure("baseline_rss"), model_rss=figure("model_rss"))
-
-
-def _raw_file(artifact: Artifact, request: BenchRequest) -> Path | None:
-    return None if request.raw is None else request.raw / f"{artifact.name}-t{request.threads}-b{request.batch}.latency.json"

@@ -36,8 +36,9 @@ class _Point:
 
 
 def trade_off_svg(cells: Sequence[Cell]) -> str | None:
-    """Latency against top-1, marker area by size; None when fewer than one cell has all three figures."""
-    shown = [point for cell in cells if (point := _point(cell))]
+    """Latency against top-1, marker area by size, of the cells measured as the first one was; None when none has all three figures."""
+    points = [point for cell in cells if (point := _point(cell))]
+    shown = [point for point in points if _setting(point.cell) == _setting(points[0].cell)]
     if not shown:
         return None
     from matplotlib import rc_context
@@ -74,6 +75,10 @@ def _point(cell: Cell) -> _Point | None:
     if cell.status is not Status.OK or not latency or top1 is None or not size:
         return None
     return _Point(cell, float(latency), float(top1), float(size))
+
+
+def _setting(cell: Cell) -> tuple[object, ...]:
+    return cell.target, cell.device, cell.scenario, cell.threads, cell.batch, cell.affinity, tuple(cell.shapes.items())
 
 
 def _widen(axes: Axes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.bench.plot import trade_off_svg
-from edge.bench.present import COLUMNS, filled_columns
+from edge.bench.present import COLUMNS, filled_columns, number
 from edge.bench.results import Cell, Results
 from edge.files import write_atomic
 from edge.vocabulary import Status
@@ -25,20 +25,22 @@ def write_report(results: Results, path: Path, title: str = "Will it live on the
         groups=_groups(results.cells),
         about=COLUMNS,
         environments=_environments(results.cells),
+        number=number,
     )
     write_atomic(path, page)
 
 
 def remarks(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
-    """Cells without figures and why, and measured cells whose kernels are not what their name promises."""
+    """Cells without figures and why, doubts about measured ones, and those whose kernels are not what their name promises."""
     notes = [(cell, cell.reason) for cell in cells if cell.reason]
+    notes += [(cell, doubt) for cell in cells for doubt in cell.warnings]
     notes += [(cell, cell.kernels.reason) for cell in cells if cell.status is Status.OK and cell.kernels.reduced is not None and cell.kernels.reason]
     return notes
 
 
 def _lead(cells: Sequence[Cell]) -> str:
     ok = sum(cell.status is Status.OK for cell in cells)
-    settings = sorted({f"{c.target}, {c.scenario}, batch {c.batch}, {c.threads} thread{'s' * (c.threads > 1)}" for c in cells})
+    settings = sorted({f"{c.target}, {c.asked}" for c in cells})
     return f"{ok} of {len(cells)} cells measured; {'; '.join(settings)}."
 
 
@@ -55,6 +57,8 @@ def _groups(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 "made": made,
                 "columns": filled_columns(made),
                 "notes": remarks(mine),
+                "sustained": [cell for cell in mine if cell.minutes],
+                "profiled": [cell for cell in mine if cell.operators],
             }
         )
     return groups

@@ -9,43 +9,117 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from edge.artifact import Kernels
+from edge.bench.samples import Samples
 from edge.errors import BadInput
 from edge.files import write_atomic
 from edge.vocabulary import Arch, Format, Frozen, Measurement, Precision, Status, absent
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: A larger results file is refused, in bytes.
-MAX_RESULTS = 64 << 20
+MAX_RESULTS = 256 << 20
+#: What stands for figures that results of version 1 do not have.
+NOT_IN_1 = "not in results of schema version 1"
 
 
 class Latency(Frozen):
-    """Milliseconds per call, host arrays in to host arrays out; ``count`` calls were timed."""
+    """Milliseconds per query, host arrays in to host arrays out; ``count`` queries were timed, of all processes together.
+
+    ``load`` and ``first`` are medians over the processes; ``mad`` is the median absolute deviation. No sample is left out, but of
+    ``trimmed_mean`` (see `edge.bench.statistics`).
+    """
 
     p50: Measurement
     p90: Measurement
+    p95: Measurement
     p99: Measurement
+    p99_9: Measurement
     min: Measurement
+    mean: Measurement
+    trimmed_mean: Measurement
+    mad: Measurement
     load: Measurement
     first: Measurement
     count: Measurement
 
 
 class Memory(Frozen):
-    """Bytes: peak of the process, the runtime imported without a model, and what the loaded, warm model adds."""
+    """Bytes. RSS counts shared pages whole, PSS by its share of them (Linux, /proc/PID/smaps_rollup).
+
+    Attributes:
+        peak_rss: of the process. baseline_rss: the runtime imported, no model. model_rss, model_pss: what the loaded, warm model adds.
+        growth: bytes per inference, with its interval: a leak where that lies above 0. gpu: of the process on the graphics card.
+    """
 
     peak_rss: Measurement
     baseline_rss: Measurement
     model_rss: Measurement
+    baseline_pss: Measurement
+    model_pss: Measurement
+    growth: Measurement
+    gpu: Measurement
 
 
-class Top1(Frozen):
-    """Share of test samples in %."""
+class Accuracy(Frozen):
+    """Share of test samples in %; other metrics by the name they were asked for with."""
 
     top1: Measurement
+    metrics: dict[str, Measurement] = Field(default_factory=dict)
+
+
+class Process(Frozen):
+    """One fresh process. Names end in their unit.
+
+    Attributes:
+        began: seconds since 1970. warm: the warm-up ended with a stable median.
+        before, after: the machine's state around the measurement (frequency, temperature, load, ...). others_busy: cores that other processes used.
+    """
+
+    samples: Samples
+    began: float
+    wall_s: float
+    cpu_s: float
+    import_ms: float
+    load_ms: float
+    first_ms: float
+    warmup_s: float
+    warm: bool
+    inferences: int
+    timer_ns: int
+    others_busy: float | None = None
+    before: dict[str, Any] = Field(default_factory=dict)
+    after: dict[str, Any] = Field(default_factory=dict)
+
+
+class Minute(Frozen):
+    """A row of the scenario ``sustained``."""
+
+    process: int
+    count: int
+    p50: Measurement
+    p99: Measurement
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+class Operator(Frozen):
+    """An operator's mean time in a profiled run."""
+
+    name: str
+    kind: str
+    time: Measurement
 
 
 class Cell(Frozen):
-    """One artifact on one target in one scenario."""
+    """One artifact on one target in one scenario.
+
+    Attributes:
+        settings: of the scenario. affinity: CPUs that it may run on; None is all.
+        shapes: input -> its shape without the batch, where another than the judging samples' was asked for.
+        frames: data that were fed while it was timed; None is the artifact's own samples.
+        macs: multiplications with their additions for one sample, counted from the graph when it was exported.
+        figures: the scenario's own, e.g. ``deadline_misses``.
+        warnings: why the figures may not be repeatable, one sentence each.
+    """
 
     model: str
     format: Format
@@ -63,16 +137,37 @@ class Cell(Frozen):
     memory: Memory
     energy: dict[str, Measurement]
     size: Measurement
-    accuracy: Top1
-    agreement: Top1
+    accuracy: Accuracy
+    agreement: Accuracy
     kernels: Kernels
+    macs: Measurement = Field(default_factory=lambda: absent("count", "not counted when it was exported"))
     artifact: str | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    affinity: tuple[int, ...] | None = None
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    frames: str | None = None
+    figures: dict[str, Measurement] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    processes: tuple[Process, ...] = ()
+    minutes: tuple[Minute, ...] = ()
+    operators: tuple[Operator, ...] = ()
 
     @property
     def label(self) -> str:
         tail = "" if self.target_arch is Arch.ANY else f" {self.target_arch.value}"
         return f"{self.format.value} {self.precision.value}{tail}"
+
+    @property
+    def asked(self) -> str:
+        """The scenario and settings, in words."""
+        return f"{self.scenario}, {self.threads} thread{'s' * (self.threads > 1)}, batch {self.batch}"
+
+    @property
+    def key(self) -> str:
+        """What makes two cells of different files the same."""
+        where = [self.model, self.label, self.target, self.device, self.affinity]
+        return json.dumps([*where, self.scenario, self.settings, self.threads, self.batch, self.shapes, self.frames], sort_keys=True)
 
 
 class Training(Frozen):
@@ -88,25 +183,37 @@ class Training(Frozen):
 class Results(Frozen):
     """``training`` holds the demo's teacher and students; empty elsewhere."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     cells: tuple[Cell, ...] = ()
     training: tuple[Training, ...] = ()
 
 
-ENERGY_UNITS = {"cpu_time": "s", "instructions": "count", "energy_rapl": "mJ"}
+ENERGY_UNITS = {
+    "cpu_time": "s",
+    "instructions": "count",
+    **{f"energy_{meter}": "mJ" for meter in ("rapl", "ina3221", "pmic", "battery", "nvml", "meter", "modelled")},
+}
+
+
+def no_latency(reason: str) -> Latency:
+    ms = absent("ms", reason)
+    return Latency(**{name: ms for name in Latency.model_fields if name != "count"}, count=absent("count", reason))
+
+
+def no_memory(reason: str) -> Memory:
+    return Memory(**{name: absent("B", reason) for name in Memory.model_fields})
 
 
 def empty_figures(reason: str) -> dict[str, Any]:
     """Every figure of a cell that was not measured: null with the reason."""
-    ms, bytes_ = absent("ms", reason), absent("B", reason)
     return {
-        "latency": Latency(p50=ms, p90=ms, p99=ms, min=ms, load=ms, first=ms, count=absent("count", reason)),
+        "latency": no_latency(reason),
         "throughput": absent("1/s", reason),
-        "memory": Memory(peak_rss=bytes_, baseline_rss=bytes_, model_rss=bytes_),
+        "memory": no_memory(reason),
         "energy": {name: absent(unit, reason) for name, unit in ENERGY_UNITS.items()},
-        "size": bytes_,
-        "accuracy": Top1(top1=absent("%", reason)),
-        "agreement": Top1(top1=absent("%", reason)),
+        "size": absent("B", reason),
+        "accuracy": Accuracy(top1=absent("%", reason)),
+        "agreement": Accuracy(top1=absent("%", reason)),
     }
 
 
@@ -130,10 +237,27 @@ def read_results(path: Path) -> Results:
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not readable JSON: {error}") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise BadInput(f"{path}: schema version {version!r} is unknown, this tool reads {SCHEMA_VERSION}", hint="measure again, or update this tool")
+    if version not in (1, SCHEMA_VERSION):
+        raise BadInput(
+            f"{path}: schema version {version!r} is unknown, this tool reads 1 and {SCHEMA_VERSION}", hint="measure again, or update this tool"
+        )
     try:
-        return Results.model_validate(raw)
+        return Results.model_validate(_from_1(raw) if version == 1 else raw)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _from_1(raw: dict[str, Any]) -> dict[str, Any]:
+    """Results of version 1 as version 2 has them: what they lack is null, with that as the reason. What is malformed stays so."""
+    missing = {"latency": no_latency(NOT_IN_1).model_dump(), "memory": no_memory(NOT_IN_1).model_dump()}
+    listed = raw.get("cells", [])
+    if not isinstance(listed, list):
+        return {**raw, "schema_version": SCHEMA_VERSION}
+    cells = [
+        {**cell, **{group: {**empty, **cell[group]} for group, empty in missing.items() if isinstance(cell.get(group), dict)}}
+        if isinstance(cell, dict)
+        else cell
+        for cell in listed
+    ]
+    return {**raw, "schema_version": SCHEMA_VERSION, "cells": cells}

@@ -53,12 +53,17 @@ class Frozen(BaseModel):
 
 
 class Measurement(Frozen):
-    """A figure: its value and unit, where it comes from, and why it is null when it is."""
+    """A figure: its value and unit, where it comes from, and why it is null when it is.
+
+    Attributes:
+        interval: of 95 % confidence, where one is known; of what is modelled, the ends of its range.
+    """
 
     value: float | int | None
     unit: str
     provenance: Provenance = "measured"
     reason: str | None = None
+    interval: tuple[float, float] | None = None
 
 
 def absent(unit: str, reason: str) -> Measurement:

@@ -15,14 +15,14 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edge.artifact import Artifact, file_entry, load_artifact, write_manifest
-from edge.bench.launch import Timing, run_worker
+from edge.bench.launch import run_worker
+from edge.bench.scenarios import SingleStream, timing
 from edge.datasets.samples import export_data
 from edge.devices.local import LocalTarget
 from edge.errors import EdgeError
@@ -142,11 +142,11 @@ def quantize_paddle_by_hand(folder: Path, calibration: Path, name: str) -> None:
 def latencies(sides: dict[str, Artifact], judge: Path) -> dict[str, tuple[float, float]]:
     """Name -> (median of the rounds' medians, least), ms. The files take turns."""
     seen: dict[str, list[np.ndarray]] = {name: [] for name in sides}
-    timing = replace(Timing(), min_seconds=1.0)
+    settings = {"threads": 1, "batch": 1, **timing(SingleStream(min_seconds=1.0))}
     for _ in range(ROUNDS):
         for name, artifact in sides.items():
             try:
-                figures = run_worker("latency", artifact, [judge], LocalTarget(), timing=timing).figures
+                figures = run_worker("latency", artifact, [judge], LocalTarget(), settings=settings).figures
             except EdgeError as error:
                 raise SystemExit(f"{name}: {error}") from None
             seen[name].append(np.asarray(figures["samples_ns"]) / 1e6)

@@ -4,4 +4,4 @@ It needs Python 3.8+, the standard library, numpy and the one runtime under test
 file goes in, a result file comes out (written, then renamed); stdout is left to chatty runtimes.
 """
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2

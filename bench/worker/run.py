@@ -9,11 +9,12 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 
 from edge_worker import SCHEMA_VERSION
 from edge_worker.machine import describe_machine
-from edge_worker.tasks import TASKS, BadOutput, UnsupportedPrecision
+from edge_worker.tasks import TASKS, BadOutput, Unavailable, UnsupportedPrecision
 
 
 def main(arguments: list[str]) -> int:
@@ -28,18 +29,30 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("worker: unknown schema version or task in %s\n" % arguments[0])
         return 2
     result = {"schema_version": SCHEMA_VERSION, "task": spec["task"], "status": "ok", "error": None, "figures": {}}
+    began = time.perf_counter()
     try:
+        if spec.get("affinity"):
+            _bind(spec["affinity"])
         result["figures"] = TASKS[spec["task"]](spec)
-    except (BadOutput, UnsupportedPrecision) as error:
+    except (BadOutput, Unavailable, UnsupportedPrecision) as error:
         result.update(status="failed", error="%s: %s" % (type(error).__name__, error))
     except MemoryError:
         result.update(status="failed", error="MemoryError: out of memory")
     except Exception as error:
         traceback.print_exc()
         result.update(status="failed", error="%s: %s" % (type(error).__name__, " ".join(str(error).split())[-600:]))
+    result["seconds"] = time.perf_counter() - began
     result["environment"] = describe_machine(spec["threads"])
     write_result(arguments[1], result)
     return 0
+
+
+def _bind(cpus: list) -> None:
+    """Run on these CPUs only."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (AttributeError, OSError, OverflowError) as error:
+        raise Unavailable("cannot run on the CPUs %s: %s" % (", ".join(map(str, cpus)), error)) from error
 
 
 def write_result(path: str, result: dict) -> None:

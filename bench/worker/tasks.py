@@ -1,4 +1,4 @@
-"""What a worker can be asked for, one process each: machine, latency, memory, outputs, kernels."""
+"""What a worker can be asked for, one process each: machine, latency, memory, outputs, kernels, profile."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ import time
 
 import numpy as np
 from edge_worker import probes
+from edge_worker.probes.idle import idle_power, net_of_idle
+from edge_worker.probes.memory import memory as memory_of
+from edge_worker.probes.memory import pss
+from edge_worker.probes.state import others_busy, state
+from edge_worker.warmup import warm_up
+
+#: Seconds over which the idle power is read before a measurement, where there is a meter.
+IDLE_SECONDS = 2.0
+#: Inferences over which the growth of memory is looked at, and how many lie between two looks.
+GROWTH_INFERENCES, GROWTH_STEP = 1000, 50
 
 
 class BadOutput(Exception):
@@ -18,11 +28,12 @@ class UnsupportedPrecision(Exception):
     """A precision was asked for and the runtime would quietly compute in another."""
 
 
-def latency(spec: dict) -> dict:
-    """Load, first inference and a warm closed loop: times in ms, samples in ns, energy proxies per inference.
+class Unavailable(Exception):
+    """Something that is asked for is not installed here; the message says what to type."""
 
-    A sample is one call: host arrays in, host arrays out. Inputs of different samples take turns.
-    """
+
+def latency(spec: dict) -> dict:
+    """Import, load and first inference, then the scenario on the warm model: times in ms, samples in ns, energy per inference."""
     clock = time.perf_counter_ns
     runtime = _runtime(spec)
     began = clock()
@@ -34,48 +45,104 @@ def latency(spec: dict) -> dict:
     loaded = clock()
     _checked(infer(feeds[0]), spec["batch"])
     first = clock()
-    warm_until, runs = clock() + int(spec["warmup_seconds"] * 1e9), 0
-    while clock() < warm_until or runs < 10:
-        infer(feeds[runs % len(feeds)])
-        runs += 1
-    samples: list = []
-    readers = {name: reader() for name, reader in probes.ENERGY_PROBES.items()}
-    for reader in readers.values():
-        reader.start()
-    loop_began = clock()
-    stop_at = loop_began + int(spec["min_seconds"] * 1e9)
-    while (len(samples) < spec["min_count"] or clock() < stop_at) and len(samples) < spec["max_count"]:
-        feed = feeds[len(samples) % len(feeds)]
-        start = clock()
-        infer(feed)
-        samples.append(clock() - start)
-    wall = (clock() - loop_began) / 1e9
-    energy = {}
-    for name, reader in readers.items():
-        value, reason = reader.stop()
-        energy[name] = {"value": None if value is None else value / (len(samples) * spec["batch"]), "unit": reader.unit, "reason": reason}
+    warmup = warm_up(infer, feeds, spec["warmup"]["min_seconds"], spec["warmup"]["max_seconds"])
+    scenario = importlib.import_module("edge_worker.scenarios." + spec["scenario"]["name"].replace("-", "_"))
+    measured = _metered(lambda: scenario.run(infer, feeds, spec["scenario"]), spec["batch"])
     return {
         "import_ms": (imported - began) / 1e6,
         "load_ms": (loaded - before_load) / 1e6,
         "first_ms": (first - loaded) / 1e6,
-        "samples_ns": samples,
-        "wall_s": wall,
-        "energy": energy,
+        "warmup": warmup,
+        "timer_ns": _timer_step(),
+        **measured,
     }
 
 
+def _metered(run, batch: int) -> dict:
+    """What ``run`` gives, with the time, the processor time and the energy that it took, and the machine's state before and after.
+
+    Meters that must be asked for the power again and again do so in this process. Where one answers, ``run`` is repeated for them: the times
+    are those of a run without.
+    """
+    readers = probes.energy_readers()
+    counters = probes.Energy({name: reader for name, reader in readers.items() if not name.startswith("energy_")})
+    meters = probes.Energy({name: reader for name, reader in readers.items() if name.startswith("energy_")})
+    idle = idle_power(meters.readers, IDLE_SECONDS)
+    before, wall, cpu = state(), time.perf_counter(), time.process_time()
+    counters.start()
+    found = run()
+    counted = counters.stop()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    after = state()
+    energy = {**_each(counted, found["inferences"] * batch), **_energy(meters, run, idle, batch)}
+    return {
+        "wall_s": wall,
+        "cpu_s": cpu,
+        **found,
+        "energy": energy,
+        "before": before,
+        "after": after,
+        "others_busy": others_busy(before, after, cpu),
+    }
+
+
+def _energy(meters, run, idle: dict, batch: int) -> dict:
+    """Energy per inference beyond that of the idle machine, from a run of its own; no run where no meter answers."""
+    answers = any(power is not None for power in idle.values())
+    began = time.perf_counter()
+    meters.start()
+    inferences = run()["inferences"] if answers else 1
+    readings = meters.stop()
+    wall = time.perf_counter() - began
+    for name, reading in readings.items():
+        reading["idle_mw"] = idle[name]
+        if reading["value"] is not None:
+            reading["value"] = net_of_idle(reading["value"], idle[name], wall)
+            reading["reason"] = None if reading["value"] is not None else "the idle power could not be read"
+    return _each(readings, inferences * batch)
+
+
+def _each(readings: dict, inferences: int) -> dict:
+    """Readings per inference."""
+    return {name: {**reading, "value": None if reading["value"] is None else reading["value"] / inferences} for name, reading in readings.items()}
+
+
+def _timer_step() -> int:
+    """Smallest step of the clock between two readings, in ns."""
+    steps = []
+    for _ in range(100):
+        start = end = time.perf_counter_ns()
+        while end == start:
+            end = time.perf_counter_ns()
+        steps.append(end - start)
+    return min(steps)
+
+
 def memory(spec: dict) -> dict:
-    """Resident bytes: with the runtime imported and no model, at the peak, and what the loaded, warm model adds."""
+    """Bytes: with the runtime imported and no model, of the loaded, warm model, at the peak, and along up to 1,000 further inferences."""
     runtime = _runtime(spec)
     feeds = _feeds(spec)
     runtime.start(spec)
-    baseline = probes.memory("VmRSS")
+    baseline, baseline_pss = memory_of("VmRSS"), pss()
     infer = runtime.load(spec)
-    for run in range(100):
+    for run in range(20):
         infer(feeds[run % len(feeds)])
-    peak, now = probes.memory("VmHWM"), probes.memory("VmRSS")
-    model = None if baseline is None or now is None else now - baseline
-    return {"baseline_rss": baseline, "peak_rss": peak, "model_rss": model}
+    loaded, loaded_pss = memory_of("VmRSS"), pss()
+    growth, stop_at = [], time.monotonic() + spec["growth_seconds"]
+    for run in range(GROWTH_INFERENCES + 1):
+        if run % GROWTH_STEP == 0:
+            growth.append([run, memory_of("VmRSS")])
+            if time.monotonic() > stop_at:
+                break
+        infer(feeds[run % len(feeds)])
+    return {
+        "baseline_rss": baseline,
+        "baseline_pss": baseline_pss,
+        "model_rss": None if None in (baseline, loaded) else loaded - baseline,
+        "model_pss": None if None in (baseline_pss, loaded_pss) else loaded_pss - baseline_pss,
+        "peak_rss": memory_of("VmHWM"),
+        "growth": growth,
+    }
 
 
 def outputs(spec: dict) -> dict:
@@ -101,17 +168,24 @@ def kernels(spec: dict) -> dict:
     return {"kernels": _runtime(spec).executed_kernels(spec, _feeds(spec)[0])}
 
 
+def profile(spec: dict) -> dict:
+    """Mean time of each operator over some warm inferences, from the runtime's own account; rows are [name, kind, ms], slowest first.
+
+    Profiling slows the run down: the shares tell more than the times.
+    """
+    rows, reason = _runtime(spec).operator_times(spec, _feeds(spec)[0])
+    return {"operators": rows, "reason": reason}
+
+
 def machine(spec: dict) -> dict:
     """Which energy counters answer here: read around a short loop."""
-    readers = {name: reader() for name, reader in probes.ENERGY_PROBES.items()}
-    for reader in readers.values():
-        reader.start()
-    sum(range(100_000))
-    answers = {name: (reader.unit, *reader.stop()) for name, reader in readers.items()}
-    return {"counters": {name: {"value": value, "unit": unit, "reason": reason} for name, (unit, value, reason) in answers.items()}}
+    meters = probes.Energy()
+    meters.start()
+    time.sleep(0.25)  # some counters move ten times a second
+    return {"counters": meters.stop()}
 
 
-TASKS = {"machine": machine, "latency": latency, "memory": memory, "outputs": outputs, "kernels": kernels}
+TASKS = {"machine": machine, "latency": latency, "memory": memory, "outputs": outputs, "kernels": kernels, "profile": profile}
 
 
 def _runtime(spec: dict):

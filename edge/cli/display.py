@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from edge.bench.present import Column
@@ -58,33 +59,35 @@ class Display:
                 self.say(f"  {task}: {done}/{total} {note}")
 
 
-def print_cells(cells: Sequence[Cell], columns: Sequence[Column]) -> None:
-    """The results table, wide enough for every column even where stdout is no terminal."""
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0, 1)) -> None:
+    """A table on stdout, wide enough for every column even where stdout is no terminal. A cell that is a status has its colour.
+
+    Args:
+        left: columns of words.
+    """
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for index, column in enumerate(columns):
-        table.add_column(column.head, justify="left" if index < 2 else "right", no_wrap=True)
-    for cell in cells:
-        texts = [column.text(cell) for column in columns]
-        texts[1] = f"[{STYLES[cell.status.value]}]{texts[1]}[/]"
-        table.add_row(*texts)
-    needed = console.measure(table, options=console.options.update(width=1000)).maximum
-    console.width = max(console.width, needed)
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="left" if index in left else "right", no_wrap=True)
+    for texts in rows:
+        table.add_row(*(Text(text, style=STYLES.get(text, "")) for text in texts))
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
     console.print(table)
+
+
+def print_cells(cells: Sequence[Cell], columns: Sequence[Column]) -> None:
+    """The results table."""
+    print_table([column.head for column in columns], [[column.text(cell) for column in columns] for cell in cells])
 
 
 def print_exported(cells: Sequence[ExportedCell]) -> None:
     """Artifacts with their size, how they compare with the Paddle model, and the kernels that ran in their precision."""
-    console = Console(highlight=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    for index, head in enumerate(("artifact", "status", "size KiB", "of fp32", "max error", "cosine", "agree %", "top-1 %", "samples", "kernels")):
-        table.add_column(head, justify="left" if index < 2 else "right", no_wrap=True)
+    heads = ("artifact", "status", "size KiB", "of fp32", "max error", "cosine", "agree %", "top-1 %", "samples", "kernels")
+    rows = []
     for cell in cells:
         tail = "" if cell.target_arch.value == "any" else f" {cell.target_arch.value}"
-        status = f"[{STYLES[cell.status.value]}]{cell.status.value}[/]"
-        table.add_row(f"{cell.format.value} {cell.precision.value}{tail}", status, *_exported_figures(cell))
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
-    console.print(table)
+        rows.append([f"{cell.format.value} {cell.precision.value}{tail}", cell.status.value, *_exported_figures(cell)])
+    print_table(heads, rows)
 
 
 def _exported_figures(cell: ExportedCell) -> list[str]:

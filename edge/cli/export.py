@@ -22,9 +22,9 @@ from edge.errors import CheckFailed, Unsupported
 @click.option("--format", "formats", type=FORMATS, help="onnx,paddle-inference,paddle-lite  [default: all]")
 @click.option("--precision", "precisions", type=PRECISIONS, help="fp32,fp16,bf16,int8  [default: all]")
 @click.option(
-    "--calibration", metavar="DATA", help="Calibrates int8 and judges every cell: a data set, a folder of pictures, an .npz file, or random."
+    "--calibration", metavar="DATA", help="Calibrates int8 and judges every cell: a data set, a folder of pictures, a video, an .npz file, or random."
 )
-@click.option("--preprocess", metavar="HOW", help="For a folder: size=224x224,mean=0.485/0.456/0.406,std=0.229/0.224/0.225,order=rgb,resize=crop.")
+@click.option("--preprocess", metavar="HOW", help="For pictures: size=224x224,mean=0.485/0.456/0.406,std=0.229/0.224/0.225,order=rgb,resize=crop.")
 @click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Samples that calibrate, at most.")
 @click.option("--judge", type=click.IntRange(1), help="Samples that judge, at most.  [default: all]")
 @click.option("--opset", type=click.IntRange(13, 19), default=17, show_default=True, help="Of the ONNX files.")

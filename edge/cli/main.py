@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edge.cli.bench import bench
+from edge.cli.compare import compare
 from edge.cli.demo import demo
 from edge.cli.diff import diff
 from edge.cli.doctor import doctor
@@ -34,10 +35,11 @@ def edge() -> None:
       edge export MODEL --weights FILE --out DIR
       edge diff ARTIFACT MODEL             the first layer at which an artifact is not the model any more
       edge bench DIR --out results.json
+      edge compare before.json after.json  is it slower, or is it noise?
     """
 
 
-for command in (demo, study, export, diff, bench, report, support, doctor):
+for command in (demo, study, export, diff, bench, compare, report, support, doctor):
     edge.add_command(command)
 
 

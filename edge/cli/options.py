@@ -33,3 +33,34 @@ class CommaList(click.ParamType[Any]):
 FORMATS = CommaList(("onnx", "paddle-inference", "paddle-lite"))
 PRECISIONS = CommaList(("fp32", "fp16", "bf16", "int8"))
 COUNTS = CommaList()
+
+
+class CpuList(click.ParamType[Any]):
+    """``0,1``: numbers of CPUs."""
+
+    name = "cpus"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        parts = str(value).split(",")
+        if bad := [part for part in parts if not part.isdecimal()]:
+            self.fail(f"{bad[0]!r} is not the number of a CPU", param, ctx)
+        return tuple(sorted({int(part) for part in parts}))
+
+
+class InputShapes(click.ParamType[Any]):
+    """``image=3x320x320``, several inputs joined by ``+``: the shapes of one cell, without the batch."""
+
+    name = "shapes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        shapes = {}
+        for part in str(value).split("+"):
+            name, _, sides = part.partition("=")
+            if not name or not all(side.isdecimal() and int(side) > 0 for side in sides.split("x")):
+                self.fail(f"{part!r} is not NAME=SIDES, e.g. image=3x320x320", param, ctx)
+            shapes[name] = tuple(map(int, sides.split("x")))
+        return shapes
+
+
+CPUS = CpuList()
+SHAPES = InputShapes()

@@ -15,6 +15,8 @@ from edge.artifact import TensorInfo
 from edge.datasets import UNLABELLED, Split, known_datasets, load_dataset
 from edge.datasets.images import image_folder, read_image
 from edge.datasets.preprocessing import EXAMPLE, Preprocessing, parse_preprocessing, preprocess
+from edge.datasets.video import SUFFIXES as VIDEOS
+from edge.datasets.video import count_frames, read_frames
 from edge.errors import BadInput
 from edge.files import read_npz
 
@@ -31,6 +33,8 @@ RANDOM_CALIBRATION, RANDOM_HIGH = 64, 100
 #: not how well, and every runtime must compute them all.
 RANDOM_JUDGE_BYTES, RANDOM_JUDGE = 1 << 20, (2, 16)
 RANDOM_SEED = 20_20
+#: Frames of a video that judge by default.
+VIDEO_JUDGE = 512
 #: Random data: what a dynamic dimension becomes. Channels, height and width of a 4-D float input; any other is a sequence's length.
 DYNAMIC_IMAGE, DYNAMIC_SEQUENCE = (3, 224, 224), 16
 
@@ -80,10 +84,10 @@ def export_data(
     """The samples that ``spec`` names, checked against the model's inputs.
 
     Args:
-        spec: the name of a data set (it wins over a path of that name: write ``./mnist`` for that); a folder of pictures; an ``.npz``
+        spec: the name of a data set (it wins over a path of that name: write ``./mnist`` for that); a folder of pictures; a video; an ``.npz``
             file with an array for each input, named as the input (any name where there is one), and optional ``labels``; or ``random``.
         inputs: the model's, with the batch as their first dimension.
-        preprocessing: for a folder of pictures, and only for that.
+        preprocessing: for a folder of pictures or a video, and only for these.
         calibration_count: at most so many calibrate; of random input at most 64.
         judge_count: at most so many judge; None is all, of random input 2 to 16, by their size.
 
@@ -100,19 +104,23 @@ def export_data(
         _check_input(info)
     if not inputs:
         raise BadInput("the model has no inputs")
-    folder = spec != RANDOM and spec.partition(":")[0] not in known_datasets() and Path(spec).is_dir()
-    if preprocessing is not None and not folder:
-        raise BadInput(f"preprocessing was given, but {spec!r} is not a folder of pictures", hint="leave it out")
+    path = spec != RANDOM and spec.partition(":")[0] not in known_datasets()
+    folder, video = path and Path(spec).is_dir(), path and Path(spec).suffix.lower() in VIDEOS and Path(spec).is_file()
+    if preprocessing is not None and not (folder or video):
+        raise BadInput(f"preprocessing was given, but {spec!r} is no folder of pictures and no video", hint="leave it out")
     if spec == RANDOM:
         return _random(inputs, *counts)
     if spec.partition(":")[0] in known_datasets():
         return _from_dataset(spec, inputs, *counts)
     if folder:
         return _from_folder(Path(spec), inputs, preprocessing, *counts)
+    if video:
+        return _from_video(Path(spec), inputs, preprocessing, *counts)
     if Path(spec).is_file():
         return _from_npz(Path(spec), inputs, *counts)
     raise BadInput(
-        f"{spec!r} is neither a data set, a folder nor a file", hint=f"data sets: {', '.join(known_datasets())}; or {RANDOM}, a folder, an .npz file"
+        f"{spec!r} is neither a data set, a folder nor a file",
+        hint=f"data sets: {', '.join(known_datasets())}; or {RANDOM}, a folder, a video, an .npz file",
     )
 
 
@@ -177,12 +185,7 @@ def _labels(path: Path, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
 def _from_folder(
     folder: Path, inputs: Sequence[TensorInfo], how: Preprocessing | None, calibration_count: int, judge_count: int | None
 ) -> ExportData:
-    info = _only_input(inputs, f"{folder}: a folder of pictures")
-    if how is None:
-        raise BadInput(f"{folder}: a folder of pictures needs its preprocessing", hint=f"for example: {EXAMPLE}")
-    if not _fits((0, *how.shape), info) or info.dtype != "float32":
-        given, needed = (f"float32 {_shape((None, *how.shape))}", f"{info.dtype} {_needed(info)}")
-        raise BadInput(f"{folder}: the preprocessing gives {given}, the model's input {info.name!r} needs {needed}", hint="change its size or order")
+    how = _fitting_preprocessing(f"{folder}: a folder of pictures", inputs, how)
     found = image_folder(folder)
     chosen = _halves(str(folder), len(found.files), calibration_count, judge_count)
     refuse_too_large(str(folder), sum(map(len, chosen)), 4 * math.prod(how.shape))
@@ -194,6 +197,25 @@ def _from_folder(
     more = f" to {len(found.classes) - 1}={found.classes[-1]}" if len(found.classes) > 3 else ""
     data = _split_data(f"images:{folder.resolve().name}", parts[0], parts[1], "picture")
     return ExportData(data.name, data.calibration, data.judge, data.real, data.description + classes + more)
+
+
+def _from_video(path: Path, inputs: Sequence[TensorInfo], how: Preprocessing | None, calibration_count: int, judge_count: int | None) -> ExportData:
+    how = _fitting_preprocessing(f"{path}: a video", inputs, how)
+    chosen = _halves(str(path), count_frames(path), calibration_count, judge_count or VIDEO_JUDGE)
+    refuse_too_large(str(path), sum(map(len, chosen)), 4 * math.prod(how.shape))
+    frames = [np.stack([preprocess(frame, how) for frame in read_frames(path, indices.tolist())]) for indices in chosen]
+    return _split_data(f"video:{path.name}", Samples((frames[0],), None), Samples((frames[1],), None), "frame")
+
+
+def _fitting_preprocessing(source: str, inputs: Sequence[TensorInfo], how: Preprocessing | None) -> Preprocessing:
+    """What turns a picture into the model's only input."""
+    info = _only_input(inputs, source)
+    if how is None:
+        raise BadInput(f"{source} needs its preprocessing", hint=f"for example: {EXAMPLE}")
+    if not _fits((0, *how.shape), info) or info.dtype != "float32":
+        given, needed = (f"float32 {_shape((None, *how.shape))}", f"{info.dtype} {_needed(info)}")
+        raise BadInput(f"{source}: the preprocessing gives {given}, the model's input {info.name!r} needs {needed}", hint="change its size or order")
+    return how
 
 
 def _split_data(name: str, calibration: Samples, judge: Samples, noun: str) -> ExportData:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,17 +31,18 @@ def at_the_ends(inputs: Sequence[TensorInfo], samples: Samples) -> list[Samples]
             continue
         count = min(SAMPLES, len(samples))
         refuse_too_large("the largest of the stated sizes", count, sum(4 * math.prod(shape) for shape in shapes))
-        arrays = tuple(_stretched(array[:count], shape) for array, shape in zip(samples.inputs, shapes, strict=True))
+        arrays = tuple(stretched(array[:count], shape) for array, shape in zip(samples.inputs, shapes, strict=True))
         found.append(Samples(arrays, None))
     return found
 
 
-def _shape(info: TensorInfo, array: NDArray[np.generic], end: int) -> tuple[int, ...]:
+def _shape(info: TensorInfo, array: NDArray[Any], end: int) -> tuple[int, ...]:
     ranges = info.ranges or (None,) * array.ndim
     return tuple(side if limits is None else limits[end] for side, limits in zip(array.shape[1:], ranges[1:], strict=True))
 
 
-def _stretched(array: NDArray[np.generic], shape: tuple[int, ...]) -> NDArray[np.generic]:
+def stretched(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The samples [N, ...] as [N, *shape], by repeating or dropping the nearest elements."""
     for axis, side in enumerate(shape, start=1):
         array = np.take(array, np.arange(side) * array.shape[axis] // side, axis=axis)
     return array

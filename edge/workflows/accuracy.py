@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.artifact import Artifact, Side, Tuning
-from edge.bench.launch import Timing, run_worker
+from edge.bench.launch import run_worker
+from edge.bench.scenarios import SingleStream, timing
 from edge.devices.local import LocalTarget
 from edge.errors import CheckFailed
 from edge.export.parity import distance, malformed, metric_of
@@ -24,7 +25,7 @@ from edge.jobs import JobProgress
 from edge.workflows.prove import outputs_of
 
 #: Enough for a median that is set beside another one of the same minute.
-QUICK = Timing(warmup_seconds=0.2, min_seconds=0.5, min_count=50)
+QUICK = timing(SingleStream(min_seconds=0.5, min_count=50), warmup=(0.2, 1.0))
 
 
 @dataclass(frozen=True)
@@ -85,5 +86,5 @@ def _side(float_layers: int, drop: float, candidate: Artifact, inputs: Sequence[
 
 def _p50(candidate: Artifact, inputs: Sequence[Path]) -> float:
     """Median latency in ms on this machine."""
-    figures = run_worker("latency", candidate, list(inputs), LocalTarget(), timing=QUICK).figures
+    figures = run_worker("latency", candidate, list(inputs), LocalTarget(), settings=QUICK).figures
     return float(np.median(figures["samples_ns"])) / 1e6

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edge.artifact import Artifact, load_artifact
-from edge.bench.measure import BenchRequest, measure
+from edge.bench.measure import BenchRequest, Plan
 from edge.bench.report import write_report
-from edge.bench.results import Cell, Results, Top1, Training
+from edge.bench.results import Accuracy, Cell, Results, Training
+from edge.bench.rows import row
+from edge.bench.scenarios import SingleStream
 from edge.compress.distill import DistillConfig
 from edge.compress.roles import Role
 from edge.datasets import load_dataset
@@ -20,7 +22,7 @@ from edge.files import write_atomic
 from edge.jobs import run_job
 from edge.models.source import resolve_model
 from edge.vocabulary import Measurement
-from edge.workflows.bench import rows_not_made, run_bench
+from edge.workflows.bench import Matrix, plan_cells, rows_not_made, run_matrix
 from edge.workflows.export import export_model
 from edge.workflows.export_index import ExportedCell, read_index
 from edge.workflows.export_source import ExportRequest
@@ -70,8 +72,8 @@ def run_demo(out: Path, events: DemoEvents, *, dataset: str = "mnist", train_sec
     records = {teacher.name: train_teacher(teacher, models, events.progress, threads=cores())}
     records |= train_students([alone, distilled], models, events.progress)
     training = [_training(role, records[role.name]) for role in (teacher, alone, distilled)]
-    for row in training:
-        events.say(f"{row.name}: {row.epochs} epochs, {row.top1.value:.2f} % of {row.test_count:,} test images")
+    for trained in training:
+        events.say(f"{trained.name}: {trained.epochs} epochs, {trained.top1.value:.2f} % of {trained.test_count:,} test images")
     for name, role in ((DISTILLED, distilled), (ALONE, alone)):
         events.say(f"export {name}")
         recipe = json.loads(json.dumps(records[role.name]["role"]))
@@ -89,28 +91,28 @@ def alone_top1(results: Results, cell: Cell) -> Measurement | None:
 def _measure(out: Path, training: list[Training], events: DemoEvents) -> Results:
     """Everything of the distilled student; of the student alone what its export has measured: the same network, the same times."""
     artifacts = out / "artifacts"
-    request = BenchRequest(LocalTarget(), raw=out / "raw")
+    request = BenchRequest(LocalTarget(), scenario=SingleStream(min_seconds=1.0))
     made = [cell for cell in read_index(artifacts).cells if cell.artifact]
-    also = [row for model in (DISTILLED, ALONE) for row in rows_not_made(artifacts, request, model)]
+    also = [cell for model in (DISTILLED, ALONE) for cell in rows_not_made(artifacts, request, model)]
     also += [_as_proven(load_artifact(artifacts / str(cell.artifact)), request) for cell in made if cell.model == ALONE]
-    folders = [artifacts / str(cell.artifact) for cell in made if cell.model == DISTILLED]
+    plans = plan_cells([artifacts / str(cell.artifact) for cell in made if cell.model == DISTILLED], request)
     events.say(f"measure {DISTILLED}")
 
-    def progress(name: str, step: str, done: int, total: int) -> None:
-        events.progress("measure", done, total, f"{name}: {step}")
+    def progress(what: str, done: int, total: int, left: float | None) -> None:
+        events.progress("measure", done, total, what)
 
-    results = run_bench(folders, out / "results.json", request, progress, also=also, training=training)
+    results = run_matrix(Matrix([*also, *plans]), out / "results.json", progress, say=events.say, training=training)
     write_report(results, out / "report.html")
     return results
 
 
 def _as_proven(artifact: Artifact, request: BenchRequest) -> Cell:
     """A row without a measurement of its own: accuracy and agreement as the parity gate measured them just now."""
-    cell, parity = measure(artifact, replace(request, parts=frozenset())), artifact.manifest.parity
+    cell, parity = row(Plan(artifact, replace(request, parts=())), {}, {}), artifact.manifest.parity
     if parity.accuracy is None or parity.top1_agreement is None or parity.twin:
         return cell
     top1 = {"accuracy": parity.accuracy, "agreement": parity.top1_agreement}
-    return cell.model_copy(update={name: Top1(top1=Measurement(value=value, unit="%")) for name, value in top1.items()})
+    return cell.model_copy(update={name: Accuracy(top1=Measurement(value=value, unit="%")) for name, value in top1.items()})
 
 
 def _plan(models: Path, dataset: str, seconds: float, events: DemoEvents) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from edge.bench.launch import WORKER
+from edge.bench.launch import SPEC_VERSION, WORKER
 from edge.children import child_environment, last_words, run_child
 from edge.datasets import mnist
 from edge.environments import cpu_flags, lite_python, machine_arch
@@ -117,7 +117,7 @@ def _processor() -> list[Finding]:
 
 
 def _counters() -> list[Finding]:
-    spec = {"schema_version": 1, "task": "machine", "threads": 1}
+    spec = {"schema_version": SPEC_VERSION, "task": "machine", "threads": 1}
     with tempfile.TemporaryDirectory() as folder:
         request, result, log = (Path(folder, name) for name in ("spec.json", "result.json", "log"))
         request.write_text(json.dumps(spec))

@@ -11,9 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
-from edge.bench.launch import WORKER
+from edge.artifact import load_artifact
+from edge.bench.launch import SPEC_VERSION, WORKER
+from edge.bench.scenarios import parse_scenario, timing
 from tests.conftest import Demo
 
 
@@ -27,7 +30,7 @@ def worker(spec: dict[str, Any], folder: Path, **environment: str) -> tuple[int,
 
 
 def test_it_runs_from_any_directory_and_says_what_machine_it_is(tmp_path: Path) -> None:
-    code, result, _ = worker({"schema_version": 1, "task": "machine", "threads": 1}, tmp_path)
+    code, result, _ = worker({"schema_version": SPEC_VERSION, "task": "machine", "threads": 1}, tmp_path)
     assert code == 0 and result is not None and result["status"] == "ok"
     assert result["environment"]["python"] == sys.version.split()[0]
     assert result["figures"]["counters"]["cpu_time"]["value"] >= 0
@@ -35,7 +38,9 @@ def test_it_runs_from_any_directory_and_says_what_machine_it_is(tmp_path: Path) 
         assert (counter["value"] is None) == (counter["reason"] is not None)
 
 
-@pytest.mark.parametrize("spec", [{"schema_version": 2, "task": "machine", "threads": 1}, {"schema_version": 1, "task": "rm", "threads": 1}])
+@pytest.mark.parametrize(
+    "spec", [{"schema_version": 1, "task": "machine", "threads": 1}, {"schema_version": SPEC_VERSION, "task": "rm", "threads": 1}]
+)
 def test_an_unknown_spec_is_refused(spec: dict[str, Any], tmp_path: Path) -> None:
     code, result, err = worker(spec, tmp_path)
     assert code == 2 and result is None and "Traceback" not in err
@@ -44,18 +49,65 @@ def test_an_unknown_spec_is_refused(spec: dict[str, Any], tmp_path: Path) -> Non
 def test_a_failure_is_a_result_with_the_reason(demo: Demo, tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a model")
-    spec = {
-        "schema_version": 1,
-        "task": "memory",
+    code, result, _ = worker({**spec_of(demo, "memory", "single-stream"), "model": str(broken)}, tmp_path)
+    assert code == 0 and result is not None and result["status"] == "failed" and result["error"]
+
+
+def spec_of(demo: Demo, task: str, scenario: str) -> dict[str, Any]:
+    """What `edge.bench.measure` sends, for the student in ONNX fp32."""
+    artifact = load_artifact(demo.artifacts / "mnist_student_distilled-onnx-fp32")
+    images = demo.folder / "worker_images.npy"
+    np.save(images, artifact.vectors()["input_0"])
+    return {
+        "schema_version": SPEC_VERSION,
+        "task": task,
         "format": "onnx",
         "precision": "fp32",
-        "model": str(broken),
-        "inputs": [],
-        "batch": 1,
+        "model": str(artifact.path("model")),
+        "params": None,
+        "inputs": [str(images)],
+        "input_names": [info.name for info in artifact.manifest.inputs],
+        "outputs": None,
         "threads": 1,
+        "batch": 1,
+        "affinity": None,
+        **timing(parse_scenario(scenario), (0.05, 0.3)),
+        "growth_seconds": 0.2,
     }
-    code, result, _ = worker(spec, tmp_path)
-    assert code == 0 and result is not None and result["status"] == "failed" and result["error"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "figures", "calls_a_query"),
+    [
+        ("single-stream:min_seconds=0.1,min_count=20", set(), 1),
+        ("multi-stream:streams=3,min_seconds=0.1,min_count=20", set(), 3),
+        ("offline:min_seconds=0.1,min_count=20", set(), None),
+        ("server:rate=200,min_seconds=0.1,min_count=20", {"over_bound", "utilisation", "waited_a_gap", "unanswered"}, 1),
+        ("camera:fps=100,min_seconds=0.1,min_count=5", {"frames", "dropped", "deadline_misses", "frame_rate", "duty_cycle"}, 1),
+        ("sustained:minutes=2,minute_seconds=0.05", set(), 1),
+    ],
+)
+def test_every_scenario_runs_on_a_real_model(demo: Demo, tmp_path: Path, scenario: str, figures: set[str], calls_a_query: int | None) -> None:
+    code, result, err = worker(spec_of(demo, "latency", scenario), tmp_path)
+    assert code == 0 and result is not None and result["status"] == "ok", (result, err)
+    found = result["figures"]
+    times = found["samples_ns"]
+    assert found["figures"].keys() == figures and all(value >= 0 for value, _ in found["figures"].values())
+    if calls_a_query is None:
+        assert found["inferences"] >= 20 and times == []
+    else:  # `sustained` keeps 1,000 times a minute
+        assert found["inferences"] == len(times) * calls_a_query or len(times) >= 1000
+    assert all(time > 0 for time in times) and min(found["wall_s"], found["load_ms"], found["first_ms"], found["import_ms"], found["timer_ns"]) > 0
+    assert found["warmup"]["inferences"] > 1 and found["before"]["clock"] < found["after"]["clock"]
+    assert len(found.get("minutes", ())) == (2 if "sustained" in scenario else 0)
+
+
+def test_memory_says_what_the_model_adds_and_looks_for_growth(demo: Demo, tmp_path: Path) -> None:
+    _, result, err = worker(spec_of(demo, "memory", "single-stream"), tmp_path)
+    assert result is not None and result["status"] == "ok", err
+    found = result["figures"]
+    assert found["peak_rss"] >= found["baseline_rss"] + found["model_rss"] > found["baseline_rss"] > 10 << 20
+    assert [run for run, _ in found["growth"]] == list(range(0, 50 * len(found["growth"]), 50))
 
 
 def test_bf16_without_bf16_kernels_is_refused_not_quietly_computed_in_fp32(tmp_path: Path, demo: Demo) -> None:
@@ -108,3 +160,9 @@ def test_an_absent_counter_is_null_with_a_reason(tmp_path: Path) -> None:
     reader = probes.Rapl(str(tmp_path))
     reader.start()
     assert reader.stop()[0] is None and "not readable" in reader.stop()[1]
+
+
+def test_cpus_that_are_not_there_are_named(tmp_path: Path) -> None:
+    code, result, _ = worker({"schema_version": SPEC_VERSION, "task": "machine", "threads": 1, "affinity": [4095]}, tmp_path)
+    assert code == 0 and result is not None and result["status"] == "failed"
+    assert result["error"].startswith("Unavailable: cannot run on the CPUs 4095")

@@ -168,7 +168,7 @@ def test_unknown_specs_and_counts() -> None:
     assert "digits" in str(caught.value.hint) and "random" in str(caught.value.hint)
     with pytest.raises(BadInput, match="0 samples were asked for"):
         export_data("digits", [GREY], judge_count=0)
-    with pytest.raises(BadInput, match="not a folder of pictures"):
+    with pytest.raises(BadInput, match="no folder of pictures and no video"):
         export_data("random", [COLOUR], preprocessing=HOW)
 
 

@@ -10,6 +10,8 @@ import tempfile
 COMPUTE = ("convolution", "deconvolution", "inner_product", "matmul")
 #: Data type of the source in ONEDNN_VERBOSE -> precision.
 PRECISION = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "s8": "int8", "u8": "int8"}
+#: Inferences whose mean is a profile.
+PROFILED = 20
 #: oneDNN's bf16 kernels need one of these (Paddle checks avx512_core and otherwise only logs a line).
 BF16_FLAGS = {"avx512bw", "amx_bf16", "avx_ne_convert"}
 
@@ -51,21 +53,47 @@ def executed_kernels(spec, feed):
 
     Linear layers that Paddle runs in its own fp32 kernels do not appear: the parent knows how many compute nodes there are.
     """
+    counts: dict = {}
+    for primitive in _primitives(spec, feed, 1)[0]:
+        if primitive["kind"] in COMPUTE:
+            precision = PRECISION.get(primitive["source"], primitive["source"])
+            counts[precision] = counts.get(precision, 0) + 1
+    return counts
+
+
+def operator_times(spec, feed):
+    """From ONEDNN_VERBOSE: oneDNN's primitives in the order of the program, means over `PROFILED` warm inferences.
+
+    What Paddle runs in kernels of its own is not among them.
+    """
+    runs = _primitives(spec, feed, PROFILED)
+    if not runs[0]:
+        return None, "oneDNN ran no primitive of this model"
+    rows = [
+        ["%d %s" % (index, each[0]["shape"]), "%s %s" % (each[0]["kind"], each[0]["source"]), sum(one["ms"] for one in each) / len(each)]
+        for index, each in enumerate(zip(*runs))
+    ]
+    return sorted(rows, key=lambda row: -row[2]), None
+
+
+def _primitives(spec, feed, runs):
+    """For each warm inference the primitives that oneDNN says it executed (its documentation, "Verbose mode": fields by position)."""
     os.environ["ONEDNN_VERBOSE"] = "1"
     start(spec)
     infer = load(spec)
     infer(feed)
-    lines = _stdout_of(lambda: infer(feed)).splitlines()
-    counts: dict = {}
-    for line in lines:
-        parts = line.split(",")
-        if parts[0] == "onednn_verbose" and "exec" in parts:
-            at = parts.index("exec")
-            if len(parts) > at + 5 and parts[at + 2] in COMPUTE:
-                source = next(word for word in parts[at + 5].split() if word.startswith("src")).split(":")[1]
-                precision = PRECISION.get(source, source)
-                counts[precision] = counts.get(precision, 0) + 1
-    return counts
+    found = []
+    for _ in range(runs):
+        executed = []
+        for line in _stdout_of(lambda: infer(feed)).splitlines():
+            parts = line.split(",")
+            if parts[0] == "onednn_verbose" and "exec" in parts:
+                at = parts.index("exec")
+                if len(parts) > at + 5:
+                    source = next((word for word in parts[at + 5].split() if word.startswith("src")), "src:?").split(":")[1]
+                    executed.append({"kind": parts[at + 2], "source": source, "shape": parts[-2], "ms": float(parts[-1])})
+        found.append(executed)
+    return found
 
 
 def _require_bf16():
