@@ -119,12 +119,13 @@ def _latency(plan: Plan, runs: Sequence[dict[str, Any]], log: PowerLog | None) -
     inferences = sum(run["inferences"] for run in runs) * plan.batch
     processes = tuple(_process(run, sampled) for run, sampled in zip(runs, times, strict=True))
     energy = {name: _energy(name, unit, runs) for name, unit in ENERGY_UNITS.items()} | {"energy_modelled": _modelled(plan)}
+    own = _scenario_figures(runs)
     energy["energy_meter"] = log.energy(processes, plan.batch) if log else absent("mJ", "no log of an external meter was given: --meter")
     return {
         "latency": _latencies(plan, samples, runs),
         "throughput": Measurement(value=inferences / sum(run["wall_s"] for run in runs), unit="1/s"),
         "energy": energy,
-        "figures": {**_scenario_figures(runs), **_day(plan, energy)},
+        "figures": {**own, **_day(plan, energy, own)},
         "processes": processes,
         "minutes": tuple(_minute(number, minute) for number, run in enumerate(runs) for minute in run.get("minutes", ())),
     }
@@ -180,8 +181,11 @@ def _modelled(plan: Plan) -> Measurement:
     return model_energy(manifest.work, manifest.precision, float_layers=kept)
 
 
-def _day(plan: Plan, energy: Mapping[str, Measurement]) -> dict[str, Measurement]:
-    """Of a camera: energy in J a day, and hours on its battery; by what was measured where something was, else by a model."""
+def _day(plan: Plan, energy: Mapping[str, Measurement], own: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """Of a camera: energy in J a day, and hours on its battery; by what was measured where something was, else by a model.
+
+    Frames that were dropped cost nothing: the rate is the one that it kept up with.
+    """
     scenario = plan.request.scenario
     if not isinstance(scenario, Camera):
         return {}
@@ -191,8 +195,10 @@ def _day(plan: Plan, energy: Mapping[str, Measurement]) -> dict[str, Measurement
         by_power = device_power_energy(energy["cpu_time"], scenario.idle_mw / 1e3, scenario.busy_mw / 1e3)
     each = next((figure for figure in meters if figure.value is not None and figure.value >= 0), by_power or energy["energy_modelled"])
     idle = None if scenario.idle_mw is None else Measurement(value=scenario.idle_mw, unit="mW")
-    day = {"energy_per_day": per_day(each, scenario.fps, idle)}
-    return day if scenario.battery_mwh is None else {**day, "battery_life": battery_hours(scenario.battery_mwh, each, scenario.fps, idle)}
+    kept_up = own["frame_rate"].value if "frame_rate" in own else None
+    rate = scenario.fps if kept_up is None else min(scenario.fps, kept_up)
+    day = {"energy_per_day": per_day(each, rate, idle)}
+    return day if scenario.battery_mwh is None else {**day, "battery_life": battery_hours(scenario.battery_mwh, each, rate, idle)}
 
 
 def _scenario_figures(runs: Sequence[dict[str, Any]]) -> dict[str, Measurement]:

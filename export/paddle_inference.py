@@ -19,15 +19,18 @@ INTERPOLATION = b"_interp"
 
 def make(precision: Precision, arch: Arch, workspace: Workspace, folder: Path) -> Made:
     """Put the program of one precision into ``folder``. bf16 is chosen when it is loaded; the file stays fp32."""
-    program, params = _program(workspace)
+    if precision is Precision.INT8:
+        source = workspace.quantized("paddle-inference")
+        program, params = source / "model.pdmodel", source / "model.pdiparams"
+    elif precision is Precision.BF16:
+        program, params = workspace.legacy() / "clipped.pdmodel", workspace.legacy() / "model.pdiparams"
+    else:
+        program, params = _program(workspace)
     if precision is Precision.FP16:
         if INTERPOLATION in program.read_bytes():
             raise Unsupported("half-sized parameters need a PIR program, and Paddle 3.3.1 cannot run the interpolations of one through oneDNN")
         workspace.job("edge.export.paddle_inference:to_half", {"program": str(program), "params": str(params), "out": str(folder)})
         return Made({"model.json": "model", "model.pdiparams": "params"}, "pir", versions("paddlepaddle"))
-    if precision is not Precision.FP32:
-        source = workspace.quantized("paddle-inference") if precision is Precision.INT8 else workspace.legacy()
-        program, params = source / ("model.pdmodel" if precision is Precision.INT8 else "clipped.pdmodel"), source / "model.pdiparams"
     name = "model.json" if program.suffix == ".json" else "model.pdmodel"
     link_or_copy(program, folder / name)
     link_or_copy(params, folder / "model.pdiparams")

@@ -82,6 +82,8 @@ def test_a_camera_s_day_is_worked_out_from_the_best_figure(make: Any) -> None:
     assert by_power.figures["battery_life"].value == pytest.approx(10_000 / 520) and by_power.figures["battery_life"].provenance == "modelled"
     counted = make(found(), scenario=Camera(fps=10), repeats=1)
     assert counted.figures["energy_per_day"].value == pytest.approx(counted.energy["energy_modelled"].value * 864)
+    overrun = make(found(figures={"frame_rate": [4.0, "1/s"]}), scenario=CAMERA, repeats=1)  # it kept up with 4 frames of 10
+    assert overrun.figures["energy_per_day"].value == pytest.approx((2.0 * 4 + 500) * 86.4)
     log = PowerLog(np.linspace(900, 1100, 2001), np.full(2001, 2.5), 0.5)
     external = make(found(), scenario=CAMERA, repeats=1, log=log)
     assert external.energy["energy_meter"].value == pytest.approx(1e3 * 2.0 / 400) and external.figures["energy_per_day"].provenance == "measured"
