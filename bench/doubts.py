@@ -25,7 +25,7 @@ LEAK = 64 << 10
 
 def doubts(plan: Plan, processes: Sequence[Process], findings: Mapping[Part, Sequence[dict[str, Any]]]) -> tuple[str, ...]:
     """Sentences about one row; empty when there is nothing to say."""
-    found = [*_about_times(plan, processes), *_about_machine(plan, processes)]
+    found = [*_about_times(plan, processes), *_about_machine(plan, processes), *_about_quota(findings.get("latency", ()))]
     if memory := findings.get("memory"):
         found += _about_growth(memory[0]["figures"]["growth"])
     if profile := findings.get("profile"):
@@ -80,6 +80,15 @@ def _about_machine(plan: Plan, processes: Sequence[Process]) -> list[str]:
     if slowed and min(slowed) < 1 - SLOWED:
         found.append(f"the clock fell by {100 * (1 - min(slowed)):.0f} % during the measurement")
     return found
+
+
+def _about_quota(latency: Sequence[dict[str, Any]]) -> list[str]:
+    """A process that has used up its share of a period stands still until the next, which hits few calls of a short model."""
+    seen = [record.get("seen", {}) for record in latency]
+    throttled, periods = (sum(int(figures[name][0]) for figures in seen if name in figures) for name in ("throttled_periods", "periods"))
+    if not throttled:
+        return []
+    return [f"throttled in {throttled:,} of {periods:,} periods by the CPU quota: the throughput shows it, the median may not"]
 
 
 def _about_growth(looks: Sequence[tuple[int, int | None]]) -> list[str]:

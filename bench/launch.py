@@ -1,8 +1,8 @@
-"""One measurement: write a spec, start the worker on a target, read its result back and validate it."""
+"""One measurement: hand a spec to a target, which runs the worker on it; read the result back and validate it."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from pydantic import Field, ValidationError
 
 from edge.artifact import Artifact
 from edge.children import cause_of_death, last_words
-from edge.devices.target import Target
-from edge.errors import CheckFailed, EdgeError, Unavailable, UnsupportedPrecision
+from edge.devices.target import LOG, RESULT, Ending, Job, Target
+from edge.errors import CheckFailed, EdgeError, OutOfMemory, Unavailable, UnsupportedPrecision
 from edge.vocabulary import Frozen
 
 WORKER = Path(__file__).with_name("worker")
-Task = Literal["latency", "memory", "outputs", "kernels", "profile"]
+Task = Literal["latency", "memory", "outputs", "kernels", "profile", "count"]
 #: What a worker is told where nothing else is asked for.
 SETTINGS: dict[str, Any] = {"threads": 1, "batch": 1, "affinity": None}
 #: Failures of the worker that are no failed check, by the name it gives them.
-FAILURES: dict[str, type[EdgeError]] = {"UnsupportedPrecision": UnsupportedPrecision, "Unavailable": Unavailable}
+FAILURES: dict[str, type[EdgeError]] = {"UnsupportedPrecision": UnsupportedPrecision, "Unavailable": Unavailable, "MemoryError": OutOfMemory}
 #: Of the spec file, and of the result.
 SPEC_VERSION = 2
 #: A worker's result larger than this is refused, in bytes.
@@ -31,7 +31,11 @@ MAX_RESULT = 256 << 20
 
 
 class WorkerResult(Frozen):
-    """The worker's answer, checked as untrusted input; ``seconds`` is how long its task took, the start of Python left out."""
+    """The worker's answer, checked as untrusted input.
+
+    Attributes:
+        seconds: that its task took, the start of Python left out. seen: what the target saw of it, `edge.devices.target.Ending.figures`.
+    """
 
     schema_version: Literal[2]
     task: Task
@@ -40,6 +44,7 @@ class WorkerResult(Frozen):
     figures: dict[str, Any]
     environment: dict[str, Any]
     seconds: float
+    seen: dict[str, tuple[float, str]] = Field(default_factory=dict)
 
 
 def run_worker(
@@ -56,44 +61,44 @@ def run_worker(
 
     Args:
         inputs: one .npy file an input, first axis samples.
-        outputs: folder for the arrays of the task ``outputs``.
+        outputs: an empty folder for what the worker writes, where its arrays are wanted.
         settings: what the task needs beside the artifact, see `bench/worker/tasks.py`.
 
     Raises:
         CheckFailed: the worker died, timed out, wrote no valid result, or reports a failure.
+        OutOfMemory: it needed more memory than the target has.
         UnsupportedPrecision: the runtime would compute in another precision than was asked for.
         Unavailable: the target lacks the runtime.
     """
     manifest, params = artifact.manifest, artifact.path("params")
-    spec = {
-        "schema_version": SPEC_VERSION,
-        "task": task,
-        "format": manifest.format.value,
-        "precision": manifest.precision.value,
-        "model": str(_absolute(artifact.path("model"))),
-        "params": str(params.absolute()) if params else None,
-        "inputs": [str(path.absolute()) for path in inputs],
-        "input_names": [tensor.name for tensor in manifest.inputs],
-        "outputs": str(outputs.absolute()) if outputs else None,
-        **SETTINGS,
-        **settings,
-    }
-    with tempfile.TemporaryDirectory(prefix="edge-worker.") as scratch:
-        spec_file, result_file, log = (Path(scratch, name) for name in ("spec.json", "result.json", "log.txt"))
-        spec_file.write_text(json.dumps(spec))
+    with contextlib.ExitStack() as scratch:
+        folder = outputs or Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="edge-worker.")))
+        spec = {
+            "schema_version": SPEC_VERSION,
+            "task": task,
+            "format": manifest.format.value,
+            "precision": manifest.precision.value,
+            "model": target.push(_model(artifact)),
+            "params": target.push(params) if params else None,
+            "inputs": [target.push(path) for path in inputs],
+            "input_names": [tensor.name for tensor in manifest.inputs],
+            "outputs": ".",
+            **SETTINGS,
+            **settings,
+        }
         try:
-            status = target.run(WORKER, manifest.format, spec_file, result_file, log, spec["threads"], timeout)
+            ending = target.run(Job(target.push(WORKER), manifest.format, spec, folder, timeout))
         except subprocess.TimeoutExpired:
             raise CheckFailed(f"the {task} worker did not finish within {timeout:g} s and was killed") from None
-        if not result_file.is_file():
-            raise CheckFailed(f"the {task} worker died of {cause_of_death(status)}; its last words: {last_words(log)}")
-        result = _read(result_file, task)
+        result = _result(folder, task, ending)
     if result.status == "failed":
+        if ending.out_of_memory:
+            raise OutOfMemory(f"the {task} worker {ending.out_of_memory}")
         kind, _, said = (result.error or "").partition(": ")
         if kind in FAILURES:
             raise FAILURES[kind](said)
         raise CheckFailed(result.error or "failed without a reason")
-    return result
+    return result.model_copy(update={"seen": ending.figures})
 
 
 def write_inputs(folder: Path, arrays: Sequence[np.ndarray]) -> list[Path]:
@@ -123,7 +128,12 @@ def read_outputs(folder: Path, count: int, samples: int) -> list[np.ndarray]:
     return arrays
 
 
-def _read(path: Path, task: Task) -> WorkerResult:
+def _result(folder: Path, task: Task, ending: Ending) -> WorkerResult:
+    path = folder / RESULT
+    if ending.out_of_memory and (ending.status or not path.is_file()):
+        raise OutOfMemory(f"the {task} worker {ending.out_of_memory}")
+    if not path.is_file():
+        raise CheckFailed(f"the {task} worker died of {cause_of_death(ending.status)}; its last words: {last_words(folder / LOG)}")
     try:
         if path.stat().st_size > MAX_RESULT:
             raise CheckFailed(f"the {task} worker wrote a result larger than {MAX_RESULT >> 20} MiB")
@@ -132,7 +142,8 @@ def _read(path: Path, task: Task) -> WorkerResult:
         raise CheckFailed(f"the {task} worker wrote an unreadable result: {' '.join(str(error).split())[:300]}") from error
 
 
-def _absolute(path: Path | None) -> Path:
+def _model(artifact: Artifact) -> Path:
+    path = artifact.path("model")
     if path is None:
         raise CheckFailed("the artifact has no model file")
-    return path.absolute()
+    return path

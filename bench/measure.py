@@ -14,27 +14,26 @@ from typing import Any, Literal
 import numpy as np
 
 from edge.artifact import MANIFEST, Artifact, TensorInfo
-from edge.bench.launch import read_outputs, run_worker, write_inputs
-from edge.bench.metrics import Metric, score
+from edge.bench.judge import Judge
+from edge.bench.launch import run_worker, write_inputs
+from edge.bench.metrics import Metric
 from edge.bench.runnable import why_not_runnable
 from edge.bench.scenarios import Scenario, SingleStream, timing
-from edge.datasets import known_datasets
 from edge.datasets.preprocessing import Preprocessing
 from edge.datasets.samples import export_data
 from edge.datasets.sizes import stretched
 from edge.devices.target import Target
-from edge.errors import CheckFailed, EdgeError, Interrupted, Unavailable
-from edge.export.parity import agreement_of, compare, verdict
+from edge.errors import EdgeError, Interrupted, LinkLost, OutOfMemory, Unavailable, Unsupported
 from edge.files import sha256_of
 from edge.vocabulary import Format, Status
 
-Part = Literal["accuracy", "latency", "memory", "profile"]
+Part = Literal["accuracy", "latency", "memory", "profile", "count"]
 #: What is measured by default. A wrong artifact is found out by the first part, and gets no further ones.
 PARTS: tuple[Part, ...] = ("accuracy", "latency", "memory")
-#: Times the timeout that a worker may take to run all judging samples.
-ALL_SAMPLES = 6
 #: Different frames that are fed, in turn.
 FRAMES = 64
+#: The kind of a failure that a verdict must know, see `edge.bench.results.Cell.failure`.
+OUT_OF_MEMORY = "out-of-memory"
 ONE_THREAD = "Paddle Lite's Python API has one thread, whatever is asked for: measure it with --threads 1"
 
 
@@ -97,13 +96,23 @@ class Plan:
     def name(self) -> str:
         settings = [f"{self.threads} thread{'s' * (self.threads > 1)}", f"batch {self.batch}" if self.batch > 1 else ""]
         settings += [f"CPUs {','.join(map(str, self.affinity))}" if self.affinity else "", *(f"{n} {'x'.join(map(str, s))}" for n, s in self.shapes)]
-        return ", ".join([f"{self.artifact.name} {self.request.scenario.name}", *(text for text in settings if text)])
+        target = self.request.target
+        place = "" if target.name == "local" else f" on {target.name}" if target.name.startswith("ssh:") else f" on {target.name} {target.device}"
+        return ", ".join([f"{self.artifact.name} {self.request.scenario.name}{place}", *(text for text in settings if text)])
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What is measured of it. Under emulation times mean nothing: instructions are counted in their place, and memory with them."""
+        asked = self.request.parts
+        if not self.request.target.emulated:
+            return asked
+        return (*(part for part in asked if part == "accuracy"), *(("count",) if {"latency", "memory"} & {*asked} else ()))
 
     @property
     def blocked(self) -> tuple[Status, str] | None:
         """Why it cannot be measured here, as a status and a reason."""
         manifest = self.artifact.manifest
-        if blocked := why_not_runnable(self.artifact):
+        if blocked := why_not_runnable(self.artifact, self.request.target):
             return Status.EXPORTED, blocked
         if manifest.parity.passed is False:
             return Status.FAILED, f"failed its gate when it was exported, a wrong artifact gets no figures: {manifest.parity.reason}"
@@ -120,7 +129,7 @@ class Plan:
         """All that decides what a part finds."""
         request = self.request
         place: dict[str, Any] = {"tool": version("paddle-edge"), "part": part, "artifact": self.digest, "batch": self.batch}
-        place |= {"target": request.target.name, "device": request.target.device}
+        place |= {"target": request.target.name, "device": request.target.device, **request.target.settings}
         if part == "accuracy":
             return {**place, "metric": request.metric.name if request.metric else None}
         place |= {"threads": self.threads, "affinity": self.affinity, "shapes": self.shapes, "frames": self.frames.digest if self.frames else None}
@@ -131,7 +140,7 @@ class Plan:
     def seconds(self, part: Part) -> float:
         """About how long a part takes, for an estimate: starting the runtime, loading, and what is asked for."""
         start = 2.5 if self.artifact.manifest.format is Format.PADDLE_INFERENCE else 0.7
-        return start + {"latency": 1.0 + self.request.scenario.seconds, "accuracy": 2.0, "memory": 3.0, "profile": 1.0}[part]
+        return start + {"latency": 1.0 + self.request.scenario.seconds, "accuracy": 2.0, "memory": 3.0, "profile": 1.0, "count": 20.0}[part]
 
 
 def load_frames(request: BenchRequest, inputs: Sequence[TensorInfo]) -> Frames | None:
@@ -154,13 +163,18 @@ def perform(plan: Plan, part: Part) -> dict[str, Any]:
 
     Raises:
         Interrupted: by the user.
+        LinkLost: the board is gone; what follows is no finding of the cells.
     """
     try:
-        return _accuracy(plan) if part == "accuracy" else _worker(plan, part)
-    except Interrupted:
+        return _judge(plan) if part == "accuracy" else _worker(plan, part)
+    except (Interrupted, LinkLost):
         raise
     except Unavailable as error:
         return {"failure": {"status": Status.UNAVAILABLE.value, "reason": str(error)}}
+    except OutOfMemory as error:
+        return {"failure": {"status": Status.FAILED.value, "reason": str(error), "kind": OUT_OF_MEMORY}}
+    except Unsupported as error:
+        return {"failure": {"status": Status.UNSUPPORTED.value, "reason": str(error)}}
     except EdgeError as error:
         return {"failure": {"status": Status.FAILED.value, "reason": str(error)}}
 
@@ -177,11 +191,16 @@ def _worker(plan: Plan, part: Part) -> dict[str, Any]:
     # where a meter answers, the scenario runs once more for it
     longest = 2 * max(request.scenario.max_seconds, request.scenario.seconds) + request.warmup[1]
     with tempfile.TemporaryDirectory(prefix="edge-cell.") as scratch:
-        arrays = list(plan.frames.arrays) if plan.frames else _vector_inputs(plan.artifact, plan.artifact.vectors())
+        arrays = list(plan.frames.arrays) if plan.frames else _vectors(plan.artifact)
         inputs = write_inputs(Path(scratch), _at_shapes(plan, arrays))
         task: Any = part
         result = run_worker(task, plan.artifact, inputs, request.target, settings=settings, timeout=request.timeout + longest)
-    return {"figures": result.figures, "environment": result.environment}
+    return {"figures": result.figures, "environment": result.environment, "seen": result.seen}
+
+
+def _judge(plan: Plan) -> dict[str, Any]:
+    request = plan.request
+    return Judge(plan.artifact, request.target, plan.batch, request.metric, request.timeout).judge()
 
 
 def _at_shapes(plan: Plan, arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -189,74 +208,6 @@ def _at_shapes(plan: Plan, arrays: list[np.ndarray]) -> list[np.ndarray]:
     return [stretched(array, wanted.get(info.name, array.shape[1:])) for info, array in zip(inputs, arrays, strict=True)]
 
 
-def _accuracy(plan: Plan) -> dict[str, Any]:
-    """Run the artifact over what judged it, hold it to the source's answers, and count what is right.
-
-    Without a data set on this machine the sample vectors that travel with the artifact judge it, and there is no accuracy. In batches the vectors
-    alone are looked at: the accuracy is that of single samples.
-
-    Raises:
-        CheckFailed: it is not the model any more.
-    """
-    artifact, batch = plan.artifact, plan.batch
-    manifest, vectors = artifact.manifest, artifact.vectors()
-    expected = [vectors[f"output_{index}"] for index in range(len(manifest.outputs))]
-    inputs, labels = _judging_samples(artifact, vectors) if batch == 1 else (_vector_inputs(artifact, vectors), None)
-    if batch > 1:
-        rows = np.arange(-(-len(expected[0]) // batch) * batch) % len(expected[0])
-        inputs, expected = ([array[rows] for array in arrays] for arrays in (inputs, expected))
-    outputs = _outputs(plan, inputs)
-    # a few samples cannot show the share of equal classes of a reduced precision: that is judged on all, below
-    sample = compare(manifest.precision, expected, [array[: len(expected[0])] for array in outputs], real=False)
-    if sample.passed is False:
-        raise CheckFailed(f"wrong results on the {sample.samples} sample vectors{f' in batches of {batch}' * (batch > 1)}: {sample.reason}")
-    top1 = vectors.get("source_top1") if batch == 1 else None
-    classes = None if top1 is None else top1[: len(outputs[0])]
-    agreement = None if classes is None else agreement_of(outputs[0], classes)
-    accuracy = None if classes is None or labels is None else agreement_of(outputs[0], labels)
-    drop = 0.0 if accuracy is None else 100.0 * float(np.mean(classes == labels)) - accuracy
-    judged = agreement if manifest.parity.real and len(outputs[0]) == manifest.parity.samples else None
-    if reason := verdict(manifest.precision, None, judged, drop, max_drop=manifest.int8.max_drop if manifest.int8 else None):
-        raise CheckFailed(f"wrong results: {reason}")
-    metric = plan.request.metric
-    return {
-        "top1": accuracy,
-        "agreement": agreement,
-        "why_no_accuracy": _no_accuracy(artifact, batch),
-        "metrics": {metric.name: score(metric, inputs, outputs, labels)} if metric and batch == 1 else {},
-    }
-
-
-def _outputs(plan: Plan, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    with tempfile.TemporaryDirectory(prefix="edge-cell.") as scratch:
-        folder = Path(scratch, "outputs")
-        folder.mkdir()
-        settings = {"threads": 1, "batch": plan.batch}
-        target = plan.request.target
-        timeout = ALL_SAMPLES * plan.request.timeout
-        run_worker("outputs", plan.artifact, write_inputs(Path(scratch, "judge"), inputs), target, outputs=folder, settings=settings, timeout=timeout)
-        return read_outputs(folder, len(plan.artifact.manifest.outputs), len(inputs[0]))
-
-
-def _no_accuracy(artifact: Artifact, batch: int) -> str:
-    if batch > 1:
-        return "measured with batch 1"
-    name = artifact.manifest.provenance.dataset
-    if name is None:
-        return "the artifact was exported with random input"
-    return f"{name} has no labels for this model's outputs, or is not a named data set"
-
-
-def _judging_samples(artifact: Artifact, vectors: dict[str, Any]) -> tuple[list[Any], Any]:
-    """(inputs, labels): the test set of the named data set, else the vectors."""
-    name = artifact.manifest.provenance.dataset
-    if name is None or name.partition(":")[0] not in known_datasets():
-        return _vector_inputs(artifact, vectors), None
-    data = export_data(name, artifact.manifest.inputs, judge_count=artifact.manifest.parity.samples or None)
-    if data.name != name or len(data.judge) != artifact.manifest.parity.samples:
-        raise Unavailable(f"the data set {name} is not on this machine as it was when this was exported", hint="run: make data")
-    return list(data.judge.inputs), data.judge.labels
-
-
-def _vector_inputs(artifact: Artifact, vectors: dict[str, Any]) -> list[Any]:
+def _vectors(artifact: Artifact) -> list[np.ndarray]:
+    vectors = artifact.vectors()
     return [vectors[f"input_{index}"] for index in range(len(artifact.manifest.inputs))]

@@ -55,6 +55,8 @@ MIB, KIB = 1 / (1 << 20), 1 / (1 << 10)
 
 #: What a cell was asked for with; shown where the cells differ in it.
 SETTINGS = (
+    Column("target", lambda c: c.target, "how it was run"),
+    Column("device", lambda c: c.device, "the machine, or the device that it stood for"),
     Column("scenario", lambda c: c.scenario, "how inferences were asked for"),
     Column("threads", lambda c: str(c.threads), "that the runtime was given"),
     Column("batch", lambda c: str(c.batch), "samples in one call"),
@@ -80,6 +82,7 @@ COLUMNS = (
     Column("base MiB", lambda c: number(c.memory.baseline_rss, MIB), "of that, the runtime imported and no model"),
     Column("model MiB", lambda c: number(c.memory.model_rss, MIB), "what the loaded, warm model adds"),
     Column("cpu ms", lambda c: number(c.energy["cpu_time"], 1e3), "CPU time of all threads per inference, a proxy of energy"),
+    Column("M instr", lambda c: number(c.energy.get("instructions", NONE), 1e-6), "millions of instructions per inference, counted"),
     *(
         Column(f"{name} mJ", lambda c, key=f"energy_{name}": number(c.energy.get(key, NONE)), f"energy per inference, {about}")  # type: ignore[misc]
         for name, about in METERS.items()
@@ -103,5 +106,6 @@ def _own(cells: Sequence[Cell]) -> list[Column]:
 
     units = {name: figure.unit for cell in cells for name, figure in cell.figures.items()}
     metrics = {name for cell in cells for name in cell.accuracy.metrics}
-    figures = [column(f"{name.replace('_', ' ')} {unit}", lambda c: c.figures, name, "of the scenario") for name, unit in units.items()]
+    heads = {name: name.replace("_", " ") + ("" if unit in ("1", "count", "quanta") else f" {unit}") for name, unit in units.items()}
+    figures = [column(head, lambda c: c.figures, name, "of the scenario or the target") for name, head in heads.items()]
     return [*(column(name, lambda c: c.accuracy.metrics, name, "a metric of the user's") for name in sorted(metrics)), *figures]

@@ -9,12 +9,13 @@ from typing import Any
 from edge.bench.plot import trade_off_svg
 from edge.bench.present import COLUMNS, filled_columns, number
 from edge.bench.results import Cell, Results
+from edge.bench.verdict import Check, amount
 from edge.files import write_atomic
 from edge.vocabulary import Status
 
 
-def write_report(results: Results, path: Path, title: str = "Will it live on the device?") -> None:
-    """Render the page and replace ``path`` with it."""
+def write_report(results: Results, path: Path, checks: Sequence[Check] = (), title: str = "Will it live on the device?") -> None:
+    """Render the page, with the verdicts on devices, and replace ``path`` with it."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
@@ -24,6 +25,8 @@ def write_report(results: Results, path: Path, title: str = "Will it live on the
         training=results.training,
         groups=_groups(results.cells),
         about=COLUMNS,
+        checks=checks,
+        amount=amount,
         environments=_environments(results.cells),
         number=number,
     )
@@ -70,12 +73,12 @@ def _environments(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     for cell in cells:
         if cell.environment:
             one = merged.setdefault(str(cell.environment.get("cpu")), {**cell.environment, "versions": {}})
-            one["versions"] = {**one["versions"], **cell.environment.get("versions", {})}
-    return [
-        {
-            **{k: v for k, v in e.items() if k != "python"},
-            "isa": ", ".join(e.get("isa", [])),
-            "versions": ", ".join(f"{k} {v}" for k, v in e["versions"].items()),
-        }
-        for e in merged.values()
-    ]
+            versions = cell.environment.get("versions")
+            one["versions"] |= versions if isinstance(versions, dict) else {}
+    return [{name: _words(value) for name, value in one.items() if name != "python"} for one in merged.values()]
+
+
+def _words(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else value

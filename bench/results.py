@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from edge.artifact import Kernels
+from edge.artifact import Kernels, Work
 from edge.bench.samples import Samples
 from edge.errors import BadInput
 from edge.files import write_atomic
@@ -19,10 +19,13 @@ SCHEMA_VERSION = 2
 MAX_RESULTS = 256 << 20
 #: What stands for figures that results of version 1 do not have.
 NOT_IN_1 = "not in results of schema version 1"
+#: Why a judged artifact has no agreement.
+NO_CLASSES = "not a classifier, or measured with batch 1"
 
 
 class Latency(Frozen):
-    """Milliseconds per query, host arrays in to host arrays out; ``count`` queries were timed, of all processes together.
+    """Milliseconds per query, host arrays in to host arrays out; ``count`` queries were timed, of all processes together. (On a graphics card with
+    the setting ``copies = "out"``: inputs lie on the card, and the results stay there.)
 
     ``load`` and ``first`` are medians over the processes; ``mad`` is the median absolute deviation. No sample is left out, but of
     ``trimmed_mean`` (see `edge.bench.statistics`).
@@ -113,11 +116,13 @@ class Cell(Frozen):
     """One artifact on one target in one scenario.
 
     Attributes:
-        settings: of the scenario. affinity: CPUs that it may run on; None is all.
+        settings: of the scenario, and of the target. affinity: CPUs that it may run on; None is all.
         shapes: input -> its shape without the batch, where another than the judging samples' was asked for.
         frames: data that were fed while it was timed; None is the artifact's own samples.
         macs: multiplications with their additions for one sample, counted from the graph when it was exported.
-        figures: the scenario's own, e.g. ``deadline_misses``.
+        work: the same by layer, with the elements that are moved.
+        failure: the kind of a failure that a verdict tells apart from others.
+        figures: the scenario's own, e.g. ``deadline_misses``; what the target saw; of another processor how far its results are from this one's.
         warnings: why the figures may not be repeatable, one sentence each.
     """
 
@@ -128,10 +133,11 @@ class Cell(Frozen):
     target: str
     device: str
     scenario: str
-    threads: int
-    batch: int
+    threads: int = Field(ge=1)
+    batch: int = Field(ge=1)
     status: Status
     reason: str | None
+    failure: Literal["out-of-memory"] | None = None
     latency: Latency
     throughput: Measurement
     memory: Memory
@@ -140,6 +146,7 @@ class Cell(Frozen):
     accuracy: Accuracy
     agreement: Accuracy
     kernels: Kernels
+    work: Work | None = None
     macs: Measurement = Field(default_factory=lambda: absent("count", "not counted when it was exported"))
     artifact: str | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
@@ -157,6 +164,11 @@ class Cell(Frozen):
     def label(self) -> str:
         tail = "" if self.target_arch is Arch.ANY else f" {self.target_arch.value}"
         return f"{self.format.value} {self.precision.value}{tail}"
+
+    @property
+    def judged(self) -> bool:
+        """Whether its outputs were held to the source's."""
+        return self.agreement.top1.value is not None or self.agreement.top1.reason == NO_CLASSES
 
     @property
     def asked(self) -> str:

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.artifact import Kernels
 from edge.bench.doubts import doubts
 from edge.bench.energy import battery_hours, device_power_energy, model_energy, per_day
 from edge.bench.measure import Part, Plan
 from edge.bench.meter import PowerLog
 from edge.bench.results import (
     ENERGY_UNITS,
+    NO_CLASSES,
     Accuracy,
     Cell,
     Latency,
@@ -33,6 +35,8 @@ from edge.vocabulary import Measurement, Precision, Status, absent
 Findings = Mapping[Part, Sequence[dict[str, Any]]]
 NO_QUERY_TIMES = "the scenario offline has no times of single queries"
 NO_PROC = "this system has no such figure under /proc"
+EMULATED = "it ran under emulation: its time and power there are not the device's"
+ON_A_PROCESSOR = Kernels(reduced=None, total=None, reason="they were counted on a processor when it was exported, not on this card")
 
 
 def row(plan: Plan, findings: Findings, tool: dict[str, str], log: PowerLog | None = None) -> Cell:
@@ -43,12 +47,14 @@ def row(plan: Plan, findings: Findings, tool: dict[str, str], log: PowerLog | No
     """
     failure = plan.blocked or _failure(findings)
     if failure is None:
+        why_empty = EMULATED if plan.request.target.emulated else "not asked for"
         try:
-            return Cell(**_identity(plan), status=Status.OK, reason=None, **{**empty_figures("not asked for"), **_figures(plan, findings, tool, log)})
+            return Cell(**_identity(plan), status=Status.OK, reason=None, **{**empty_figures(why_empty), **_figures(plan, findings, tool, log)})
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, EdgeError) as error:
             failure = Status.FAILED, f"the worker's figures make no sense: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     status, reason = failure
-    return Cell(**_identity(plan), status=status, reason=reason, **{**empty_figures(reason), "size": _size(plan)})
+    kind = next((record["failure"].get("kind") for records in findings.values() for record in records if "failure" in record), None)
+    return Cell(**_identity(plan), status=status, reason=reason, failure=kind, **{**empty_figures(reason), "size": _size(plan)})
 
 
 def _failure(findings: Findings) -> tuple[Status, str] | None:
@@ -67,13 +73,14 @@ def _identity(plan: Plan) -> dict[str, Any]:
         "target": request.target.name,
         "device": request.target.device,
         "scenario": scenario.pop("name"),
-        "settings": scenario,
+        "settings": {**scenario, **request.target.settings},
         "threads": plan.threads,
         "batch": plan.batch,
         "affinity": plan.affinity,
         "shapes": dict(plan.shapes),
         "frames": plan.frames.name if plan.frames else None,
-        "kernels": manifest.kernels,
+        "kernels": ON_A_PROCESSOR if request.target.name == "gpu" else manifest.kernels,
+        "work": manifest.work,
         "artifact": plan.artifact.name,
         **({"macs": Measurement(value=manifest.work.macs, unit="count", provenance="counted")} if manifest.work else {}),
     }
@@ -84,19 +91,23 @@ def _size(plan: Plan) -> Measurement:
 
 
 def _figures(plan: Plan, findings: Findings, tool: dict[str, str], log: PowerLog | None) -> dict[str, Any]:
-    figures: dict[str, Any] = {"size": _size(plan)}
+    groups: list[dict[str, Any]] = [{"size": _size(plan)}]
     if accuracy := findings.get("accuracy"):
-        figures |= _accuracy(accuracy[0])
-    if runs := [record["figures"] for record in findings.get("latency", ())]:
-        figures |= _latency(plan, runs, log)
-        figures["environment"] = {**findings["latency"][0]["environment"], "tool": tool}
+        groups.append(_accuracy(accuracy[0]))
+    if runs := findings.get("latency"):
+        groups.append(_latency(plan, runs, log))
     if memory := findings.get("memory"):
-        figures["memory"] = _memory(memory[0]["figures"])
+        groups.append({"memory": _memory(memory[0]["figures"])})
+    if counted := findings.get("count"):
+        groups.append(_counted(plan, counted[0]["figures"]))
     if profile := findings.get("profile"):
         operators = profile[0]["figures"]["operators"] or ()
-        figures["operators"] = tuple(
-            Operator(name=name, kind=kind, time=Measurement(value=float(ms), unit="ms")) for name, kind, ms in operators
-        )  # fmt: skip
+        times = tuple(Operator(name=name, kind=kind, time=Measurement(value=float(ms), unit="ms")) for name, kind, ms in operators)
+        groups.append({"operators": times})
+    figures = {name: value for group in groups for name, value in group.items()}
+    figures["figures"] = {name: value for group in groups for name, value in group.get("figures", {}).items()}
+    if where := findings.get("latency") or findings.get("count"):
+        figures["environment"] = {**where[0]["environment"], "tool": tool}
     figures["warnings"] = doubts(plan, figures.get("processes", ()), findings)
     return figures
 
@@ -108,24 +119,27 @@ def _accuracy(found: dict[str, Any]) -> dict[str, Any]:
     metrics = {name: Measurement(value=value, unit="1") for name, value in found["metrics"].items()}
     why = found["why_no_accuracy"]
     return {
+        "figures": {name: Measurement(value=value, unit=unit) for name, (value, unit) in found["figures"].items()},
         "accuracy": Accuracy(top1=share(found["top1"], why), metrics=metrics),
-        "agreement": Accuracy(top1=share(found["agreement"], "not a classifier, or measured with batch 1")),
+        "agreement": Accuracy(top1=share(found["agreement"], NO_CLASSES)),
     }
 
 
-def _latency(plan: Plan, runs: Sequence[dict[str, Any]], log: PowerLog | None) -> dict[str, Any]:
+def _latency(plan: Plan, records: Sequence[dict[str, Any]], log: PowerLog | None) -> dict[str, Any]:
+    runs = [record["figures"] for record in records]
     times = [np.asarray(run["samples_ns"], np.int64) for run in runs]
     samples = np.concatenate(times) / 1e6
     inferences = sum(run["inferences"] for run in runs) * plan.batch
     processes = tuple(_process(run, sampled) for run, sampled in zip(runs, times, strict=True))
     energy = {name: _energy(name, unit, runs) for name, unit in ENERGY_UNITS.items()} | {"energy_modelled": _modelled(plan)}
-    own = _scenario_figures(runs)
+    own = _together([run["figures"] for run in runs])
+    seen = _together([record.get("seen", {}) for record in records])
     energy["energy_meter"] = log.energy(processes, plan.batch) if log else absent("mJ", "no log of an external meter was given: --meter")
     return {
         "latency": _latencies(plan, samples, runs),
         "throughput": Measurement(value=inferences / sum(run["wall_s"] for run in runs), unit="1/s"),
         "energy": energy,
-        "figures": {**own, **_day(plan, energy, own)},
+        "figures": {**own, **_day(plan, energy, own), **seen},
         "processes": processes,
         "minutes": tuple(_minute(number, minute) for number, run in enumerate(runs) for minute in run.get("minutes", ())),
     }
@@ -172,6 +186,8 @@ def _modelled(plan: Plan) -> Measurement:
     manifest = plan.artifact.manifest
     kernels, int8 = manifest.kernels, manifest.int8
     kept = int8.float_layers if int8 else ()
+    if plan.request.target.name == "gpu":
+        return absent("mJ", "the table of energies is that of a processor")
     if plan.shapes:
         return absent("mJ", "the work was counted at the shape of the judging samples")
     if kernels.reduced == 0:  # stored in the precision only: the runtime widens the weights when it loads them
@@ -201,16 +217,41 @@ def _day(plan: Plan, energy: Mapping[str, Measurement], own: Mapping[str, Measur
     return day if scenario.battery_mwh is None else {**day, "battery_life": battery_hours(scenario.battery_mwh, each, rate, idle)}
 
 
-def _scenario_figures(runs: Sequence[dict[str, Any]]) -> dict[str, Measurement]:
-    """The medians of the processes; of a count their sum."""
+def _together(processes: Sequence[dict[str, Any]]) -> dict[str, Measurement]:
+    """Of the figures that every process has, name -> (value, unit), the medians; of a count the sum."""
     figures = {}
-    for name, (_, unit) in runs[0]["figures"].items():
-        values = [run["figures"][name][0] for run in runs]
+    for name, (_, unit) in processes[0].items():
+        if not all(name in process for process in processes):
+            continue
+        values = [process[name][0] for process in processes]
         counted = unit == "count"
         figures[name] = Measurement(
             value=sum(values) if counted else float(np.median(values)), unit=unit, provenance="counted" if counted else "measured"
         )
     return figures
+
+
+def _counted(plan: Plan, found: dict[str, Any]) -> dict[str, Any]:
+    """Of an emulated run: instructions per inference (the median; its interval is the range), what kinds they are, and the guest's memory."""
+
+    def count(value: float | None, unit: str = "count") -> Measurement:
+        return Measurement(value=value, unit=unit, provenance="counted", reason="counted on aarch64 only" if value is None else None)
+
+    def typical(name: str) -> Measurement:
+        known = [value for value in found[name] if value is not None]
+        return count(float(np.median(known)) if known else None)
+
+    empty, each = empty_figures(EMULATED), found["instructions"]
+    instructions = typical("instructions").model_copy(update={"interval": (min(each), max(each))})
+    memory = {name: count(int(found[name]), "B") for name in ("baseline_rss", "model_rss", "peak_rss")}
+    return {
+        "energy": {**empty["energy"], "instructions": instructions, "energy_modelled": _modelled(plan)},
+        "memory": empty["memory"].model_copy(update=memory),
+        "figures": {
+            **{f"instructions_{kind}": typical(kind) for kind in ("dot", "matrix", "half")},
+            **{f"instructions_{part}": count(found[f"{part}_instructions"]) for part in ("load", "first")},
+        },
+    }
 
 
 def _process(run: dict[str, Any], times: NDArray[np.int64]) -> Process:
@@ -236,4 +277,6 @@ def _memory(found: dict[str, Any]) -> Memory:
         for name in Memory.model_fields
         if name not in ("growth", "gpu")
     }
-    return Memory(**figures, growth=slope(looks, "B"), gpu=absent("B", "it ran on the CPU"))
+    gpu = found.get("gpu_memory", {"value": None, "reason": "it ran on the CPU"})
+    on_card = absent("B", str(gpu["reason"])) if gpu["value"] is None else Measurement(value=int(gpu["value"]), unit="B")
+    return Memory(**figures, growth=slope(looks, "B"), gpu=on_card)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
@@ -153,6 +153,10 @@ class Int8(Frozen):
     tuning: Tuning | None = None
 
 
+#: No net has more, whatever is counted of it.
+Counted = Annotated[int, Field(ge=0, le=10**18)]
+
+
 class LayerWork(Frozen):
     """Work of one layer for one sample, in elements and in multiplications that each go with an addition, ``macs``.
 
@@ -164,10 +168,10 @@ class LayerWork(Frozen):
 
     name: str
     kind: str
-    macs: int = Field(ge=0)
-    weight_elements: int = Field(ge=0)
-    input_elements: int = Field(ge=0)
-    output_elements: int = Field(ge=0)
+    macs: Counted
+    weight_elements: Counted
+    input_elements: Counted
+    output_elements: Counted
 
 
 class Work(Frozen):
@@ -180,9 +184,9 @@ class Work(Frozen):
         activation_elements: read and written by all operators.
     """
 
-    macs: int = Field(ge=0)
-    weight_elements: int = Field(ge=0)
-    activation_elements: int = Field(ge=0)
+    macs: Counted
+    weight_elements: Counted
+    activation_elements: Counted
     layers: tuple[LayerWork, ...] = ()
 
     @model_validator(mode="after")

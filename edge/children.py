@@ -33,10 +33,10 @@ _NOISE = re.compile(
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The explicit environment of a child: a few inherited names, no user site, no module from the working directory (Python 3.11 and newer),
-    and what ``extra`` states."""
+    """The explicit environment of a child: a few inherited names, no user site, no module from the working directory (Python 3.11 and newer), no
+    reports of onnxruntime to its maker, and what ``extra`` states."""
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return {**kept, "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1", **(extra or {})}
+    return {**kept, "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1", "ORT_DISABLE_TELEMETRY": "1", **(extra or {})}
 
 
 @contextlib.contextmanager
@@ -82,10 +82,10 @@ def run_child(
         Interrupted: the user has interrupted; nothing was started.
     """
     with running(command, environment=environment, log=log) as process:
-        return _wait(process, timeout)
+        return wait(process, timeout)
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float | None) -> int:
+def wait(process: subprocess.Popen[bytes], timeout: float | None) -> int:
     """Block until the process ends. `subprocess` itself looks 20 times a second when it is given a timeout, which disturbs what the child measures
     and finds its end 25 ms late; Linux has a descriptor to wait on (pidfd_open(2), since 5.3)."""
     try:

@@ -5,9 +5,11 @@ EdgeError
         BadArtifact (2)  an artifact folder that is damaged, unsafe or of an unknown schema version
     CheckFailed     (1)  parity, verdict or regression check failed, or a step that should have worked did not
         ConversionFailed (1)  a converter refused, crashed or wrote nothing
+        OutOfMemory (1)  a model needs more memory than there is
     Unsupported     (3)  the combination asked for cannot work (format, precision, target)
         UnsupportedPrecision (3)  a precision was asked for and its kernels do not run
     Unavailable     (3)  it could work, but something is missing on this machine
+        LinkLost    (3)  a board that was there does not answer any more: what follows would fail alike
     Interrupted   (130)  Ctrl-C
 """
 
@@ -49,6 +51,10 @@ class ConversionFailed(CheckFailed):
     pass
 
 
+class OutOfMemory(CheckFailed):
+    pass
+
+
 class Unsupported(EdgeError):
     exit_code = 3
 
@@ -59,6 +65,10 @@ class UnsupportedPrecision(Unsupported):
 
 class Unavailable(EdgeError):
     exit_code = 3
+
+
+class LinkLost(Unavailable):
+    pass
 
 
 class Interrupted(EdgeError):

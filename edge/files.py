@@ -71,7 +71,11 @@ def read_limited(path: Path, limit: int, what: str) -> bytes:
         size = path.stat().st_size
         if size > limit:
             raise BadInput(f"{path}: {size} bytes, larger than the {limit >> 20} MiB that a {what} may have")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            # a device file has no size
+            raise BadInput(f"{path}: larger than the {limit >> 20} MiB that a {what} may have")
     except FileNotFoundError:
         raise BadInput(f"{path}: no such {what}") from None
     except OSError as error:

@@ -34,6 +34,7 @@ from edge.bench.results import Cell, Process, Results, read_results, write_resul
 from edge.bench.samples import pack
 from edge.bench.scenarios import LoadGen, Scenario, SingleStream, timing
 from edge.devices.local import LocalTarget
+from edge.devices.target import LOG, RESULT, Ending, Job
 from edge.models.source import resolve_model
 from edge.vocabulary import Format, Precision
 from edge.workflows.bench import Matrix, plan_cells, run_bench, run_matrix
@@ -265,14 +266,15 @@ def bare(artifact: Artifact, seconds: float) -> np.ndarray:
 def by_script(text: str, artifact: Artifact, seconds: float) -> np.ndarray:
     """The times in ns that a script writes; it is started like a worker, with the same environment."""
     with tempfile.TemporaryDirectory() as scratch:
-        script, spec, result, log = (Path(scratch, name) for name in ("script.py", "spec.json", "result.json", "log.txt"))
+        script, job = Path(scratch, "script.py"), Path(scratch, "job")
         script.write_text(text)
         inputs = write_inputs(Path(scratch), [artifact.vectors()["input_0"]])
-        asked = {"model": str(artifact.path("model")), "input": str(inputs[0]), "warmup": 0.5, "seconds": seconds}
-        spec.write_text(json.dumps({**asked, "worker": str(WORKER), "threads": 1, "input_names": [artifact.manifest.inputs[0].name]}))
-        if LocalTarget().run(script, Format.ONNX, spec, result, log, 1, 600):
-            raise SystemExit(f"the script failed: {log.read_text()[-500:]}")
-        return np.asarray(json.loads(result.read_text()))
+        asked: dict[str, Any] = {"model": str(artifact.path("model")), "input": str(inputs[0]), "warmup": 0.5, "seconds": seconds}
+        job.mkdir()
+        asked |= {"worker": str(WORKER), "threads": 1, "input_names": [artifact.manifest.inputs[0].name]}
+        if LocalTarget().run(Job(str(script), Format.ONNX, asked, job, 600)).status:
+            raise SystemExit(f"the script failed: {(job / LOG).read_text()[-500:]}")
+        return np.asarray(json.loads((job / RESULT).read_text()))
 
 
 def loadgen_s(artifact: Artifact, seconds: float) -> np.ndarray:
@@ -403,13 +405,13 @@ class TimedTarget(LocalTarget):
         super().__init__()
         self.seen: list[tuple[str, float, float, float]] = []
 
-    def run(self, worker: Path, format: Format, spec: Path, result: Path, log: Path, threads: int, timeout: float) -> int:
+    def run(self, job: Job) -> Ending:
         began, cpu = time.perf_counter(), time.process_time()
-        status = super().run(worker, format, spec, result, log, threads, timeout)
+        ending = super().run(job)
         lived, cpu = time.perf_counter() - began, time.process_time() - cpu
-        found = json.loads(result.read_text())
+        found = json.loads((job.folder / RESULT).read_text())
         self.seen.append((found["task"], lived, found["seconds"], cpu))
-        return status
+        return ending
 
 
 def share(options: argparse.Namespace, patience: Patience) -> None:

@@ -20,6 +20,7 @@ from edge.artifact import Artifact, load_artifact
 from edge.bench.launch import write_inputs
 from edge.bench.runnable import why_not_runnable
 from edge.datasets.samples import export_data
+from edge.devices.local import LocalTarget
 from edge.export.parity import agreement_of
 from edge.models.saved import StoredTensor, stored_tensors
 from edge.models.source import resolve_model
@@ -43,7 +44,7 @@ def main() -> None:
     made = [load_artifact(options.out / cell.artifact) for cell in cells if cell.artifact]
     data = export_data(options.data, made[0].manifest.inputs)
     judge = write_inputs(options.out / "judge", data.judge.inputs)
-    outputs = {artifact.name: outputs_of(artifact, judge, len(data.judge))[0] for artifact in made if not why_not_runnable(artifact)}
+    outputs = {artifact.name: outputs_of(artifact, judge, len(data.judge))[0] for artifact in made if not why_not_runnable(artifact, LocalTarget())}
     print(f"{source.label}: {data.description}")
     print_bytes(made, outputs, data.judge.labels)
     exact = next(outputs[artifact.name] for artifact in made if artifact.manifest.precision is Precision.FP32)

@@ -15,6 +15,7 @@ from edge.artifact import load_artifact
 from edge.bench.runnable import why_not_runnable
 from edge.datasets.ppocr import page_masks
 from edge.datasets.samples import export_data
+from edge.devices.local import LocalTarget
 from edge.models.source import resolve_model
 from edge.vocabulary import Precision
 from edge.workflows.export import export_model
@@ -60,7 +61,7 @@ def detector(model: Path, out: Path, pages: int) -> None:
     exact = None
     print("| detector | of fp32 | mask IoU % | precision % | cosine | kernels |\n|---|---:|---:|---:|---:|---:|")
     for cell, artifact in zip([cell for cell in cells if cell.artifact], made, strict=True):
-        if why_not_runnable(artifact) or cell.parity is None or cell.kernels is None or not cell.ratio:
+        if why_not_runnable(artifact, LocalTarget()) or cell.parity is None or cell.kernels is None or not cell.ratio:
             continue
         mask = outputs_of(artifact, [judge], pages)[0][:, 0] > THRESHOLD
         exact = mask if exact is None else exact  # the first cell is ONNX fp32, which its gate holds to 1e-4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,7 +70,7 @@ class Demo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     before = pip_freeze()
-    ran = run_edge("demo", "--dataset", "digits", "--train-seconds", "4000", "--out", folder)
+    ran = run_edge("demo", "--no-devices", "--dataset", "digits", "--train-seconds", "4000", "--out", folder)
     assert ran.code == 0, ran.err
     return Demo(folder, ran, (before, pip_freeze()))
 
@@ -84,3 +85,8 @@ def edit_manifest(artifact: Path, change: Callable[[dict[str, object]], object])
     raw = json.loads(path.read_text())
     change(raw)
     path.write_text(json.dumps(raw))
+
+
+def heed_ctrl_c() -> None:
+    """What runs in the background of a shell without job control ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

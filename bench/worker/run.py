@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import platform
 import signal
 import sys
 import tempfile
@@ -13,8 +14,14 @@ import time
 import traceback
 
 from edge_worker import SCHEMA_VERSION
+from edge_worker.failures import BadOutput, Unavailable, UnsupportedPrecision
 from edge_worker.machine import describe_machine
-from edge_worker.tasks import TASKS, BadOutput, Unavailable, UnsupportedPrecision
+
+#: Package of a format's runtime.
+PACKAGES = {"onnx": "onnxruntime", "paddle-inference": "paddlepaddle", "paddle-lite": "paddlelite"}
+
+#: What onnxruntime, Paddle and C++ itself say when they are refused memory.
+REFUSED = ("Failed to allocate memory", "Fail to alloc memory", "std::bad_alloc")
 
 
 def main(arguments: list[str]) -> int:
@@ -25,26 +32,45 @@ def main(arguments: list[str]) -> int:
     die_with_parent()
     with open(arguments[0]) as file:
         spec = json.load(file)
-    if spec.get("schema_version") != SCHEMA_VERSION or spec.get("task") not in TASKS:
-        sys.stderr.write("worker: unknown schema version or task in %s\n" % arguments[0])
-        return 2
-    result = {"schema_version": SCHEMA_VERSION, "task": spec["task"], "status": "ok", "error": None, "figures": {}}
+    result_file = os.path.abspath(arguments[1])
+    os.chdir(os.path.dirname(result_file))  # relative paths of the spec lie there, and what a runtime drops
+    if spec.get("schema_version") != SCHEMA_VERSION:
+        return refuse("schema version", arguments[0])
+    result = {"schema_version": SCHEMA_VERSION, "task": spec.get("task"), "status": "ok", "error": None, "figures": {}}
     began = time.perf_counter()
     try:
+        from edge_worker.tasks import TASKS  # here, since it imports numpy, which a bare board does not have
+
+        if spec.get("task") not in TASKS:
+            return refuse("task", arguments[0])
         if spec.get("affinity"):
             _bind(spec["affinity"])
         result["figures"] = TASKS[spec["task"]](spec)
     except (BadOutput, Unavailable, UnsupportedPrecision) as error:
         result.update(status="failed", error="%s: %s" % (type(error).__name__, error))
+    except ImportError as error:
+        traceback.print_exc()
+        result.update(status="failed", error="Unavailable: " + _missing(spec, error))
     except MemoryError:
         result.update(status="failed", error="MemoryError: out of memory")
     except Exception as error:
         traceback.print_exc()
-        result.update(status="failed", error="%s: %s" % (type(error).__name__, " ".join(str(error).split())[-600:]))
+        kind = "MemoryError" if any(words in str(error) for words in REFUSED) else type(error).__name__
+        result.update(status="failed", error="%s: %s" % (kind, " ".join(str(error).split())[-600:]))
     result["seconds"] = time.perf_counter() - began
     result["environment"] = describe_machine(spec["threads"])
-    write_result(arguments[1], result)
+    write_result(result_file, result)
     return 0
+
+
+def refuse(what: str, spec_file: str) -> int:
+    sys.stderr.write("worker: unknown %s in %s\n" % (what, spec_file))
+    return 2
+
+
+def _missing(spec: dict, error: ImportError) -> str:
+    package = "numpy" if error.name == "numpy" else PACKAGES.get(spec.get("format"), "a module")
+    return "%s is not on %s: %s (%s)" % (package, platform.node(), " ".join(str(error).split())[-300:], spec.get("install", "run: make setup"))
 
 
 def _bind(cpus: list) -> None:
@@ -56,7 +82,7 @@ def _bind(cpus: list) -> None:
 
 
 def write_result(path: str, result: dict) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.dirname(path)
     handle, name = tempfile.mkstemp(dir=folder, prefix=".result.")
     try:
         with os.fdopen(handle, "w") as file:

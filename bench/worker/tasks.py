@@ -1,4 +1,4 @@
-"""What a worker can be asked for, one process each: machine, latency, memory, outputs, kernels, profile."""
+"""What a worker can be asked for, one process each: machine, latency, memory, count, outputs, kernels, profile."""
 
 from __future__ import annotations
 
@@ -8,28 +8,22 @@ import time
 
 import numpy as np
 from edge_worker import probes
+from edge_worker.failures import BadOutput
+from edge_worker.probes.counts import Counts
 from edge_worker.probes.idle import idle_power, net_of_idle
 from edge_worker.probes.memory import memory as memory_of
 from edge_worker.probes.memory import pss
+from edge_worker.probes.nvml import gpu_memory
 from edge_worker.probes.state import others_busy, state
+from edge_worker.runtimes import on_gpu
 from edge_worker.warmup import warm_up
 
 #: Seconds over which the idle power is read before a measurement, where there is a meter.
 IDLE_SECONDS = 2.0
 #: Inferences over which the growth of memory is looked at, and how many lie between two looks.
 GROWTH_INFERENCES, GROWTH_STEP = 1000, 50
-
-
-class BadOutput(Exception):
-    """The runtime gave NaN, infinity, or another number of rows than it was fed."""
-
-
-class UnsupportedPrecision(Exception):
-    """A precision was asked for and the runtime would quietly compute in another."""
-
-
-class Unavailable(Exception):
-    """Something that is asked for is not installed here; the message says what to type."""
+#: Inferences that are not counted after the first, and those that are: at least, at most, and the seconds after which there are enough.
+WARM_UNCOUNTED, COUNTED = (1, 3, 10.0), (3, 5, 20.0)
 
 
 def latency(spec: dict) -> dict:
@@ -41,9 +35,12 @@ def latency(spec: dict) -> dict:
     imported = clock()
     feeds = _feeds(spec)
     before_load = clock()
-    infer = runtime.load(spec)
+    resident = spec.get("copies") == "out"
+    infer, feeds = runtime.load_resident(spec, feeds) if resident else (runtime.load(spec), feeds)
     loaded = clock()
-    _checked(infer(feeds[0]), spec["batch"])
+    results = infer(feeds[0])
+    if not resident:  # what stays on the card is not looked at
+        _checked(results, spec["batch"])
     first = clock()
     warmup = warm_up(infer, feeds, spec["warmup"]["min_seconds"], spec["warmup"]["max_seconds"])
     scenario = importlib.import_module("edge_worker.scenarios." + spec["scenario"]["name"].replace("-", "_"))
@@ -136,6 +133,7 @@ def memory(spec: dict) -> dict:
                 break
         infer(feeds[run % len(feeds)])
     return {
+        **({"gpu_memory": gpu_memory()} if on_gpu(spec) else {}),
         "baseline_rss": baseline,
         "baseline_pss": baseline_pss,
         "model_rss": None if None in (baseline, loaded) else loaded - baseline,
@@ -143,6 +141,51 @@ def memory(spec: dict) -> dict:
         "peak_rss": memory_of("VmHWM"),
         "growth": growth,
     }
+
+
+def count(spec: dict) -> dict:
+    """On an emulated processor: instructions of the import, of the load and of some inferences, and bytes of the guest's memory.
+
+    ``instructions`` holds one number an inference, ``dot``, ``matrix`` and ``half`` how many of these were int8 dot products, int8 matrix
+    products and fp16 multiply-accumulates of vectors, null where the processor is no aarch64.
+
+    Raises:
+        Unavailable: no plugin counts here.
+    """
+    counts = Counts()
+    runtime = _runtime(spec)
+    feeds = _feeds(spec)
+    counts.mark()
+    runtime.start(spec)
+    counts.mark()
+    infer = runtime.load(spec)
+    counts.mark()
+    _checked(infer(feeds[0]), spec["batch"])
+    counts.mark()
+    for run in _times(*WARM_UNCOUNTED):
+        infer(feeds[run % len(feeds)])
+    for run in _times(*COUNTED):
+        counts.mark()
+        infer(feeds[run % len(feeds)])
+    counts.mark()
+    importing, loading, first, _warming, *inferences = counts.regions()
+    return {
+        "import_instructions": importing["instructions"],
+        "load_instructions": loading["instructions"],
+        "first_instructions": first["instructions"],
+        **{name: [region[name] for region in inferences] for name in ("instructions", "dot", "matrix", "half")},
+        "baseline_rss": importing["resident"],
+        "model_rss": inferences[-1]["resident"] - importing["resident"],
+        "peak_rss": inferences[-1]["peak"],
+    }
+
+
+def _times(least: int, most: int, seconds: float):
+    began = time.monotonic()
+    for run in range(most):
+        if run >= least and time.monotonic() - began > seconds:
+            return
+        yield run
 
 
 def outputs(spec: dict) -> dict:
@@ -173,6 +216,8 @@ def profile(spec: dict) -> dict:
 
     Profiling slows the run down: the shares tell more than the times.
     """
+    if on_gpu(spec):
+        return {"operators": None, "reason": "the runtimes' profiles of a GPU time the start of a kernel, not its work"}
     rows, reason = _runtime(spec).operator_times(spec, _feeds(spec)[0])
     return {"operators": rows, "reason": reason}
 
@@ -185,7 +230,7 @@ def machine(spec: dict) -> dict:
     return {"counters": meters.stop()}
 
 
-TASKS = {"machine": machine, "latency": latency, "memory": memory, "outputs": outputs, "kernels": kernels, "profile": profile}
+TASKS = {"machine": machine, "latency": latency, "memory": memory, "count": count, "outputs": outputs, "kernels": kernels, "profile": profile}
 
 
 def _runtime(spec: dict):

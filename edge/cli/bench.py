@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli.options import COUNTS, CPUS, SHAPES
+from edge.cli.options import COUNTS, CPUS, PERCENT, SHAPES
 from edge.errors import BadInput, CheckFailed
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ OPERATORS = 10
 @click.command()
 @click.argument("artifacts", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Results file, JSON.  [default: the project's]")
-@click.option("--target", type=click.Choice(["local"]), default="local", show_default=True)
+@click.option("--target", default="local", show_default=True, metavar="TARGET", help="Where it runs, see below.")
+@click.option("--device", metavar="NAME", help="A device, as `edge devices` lists them, or your own .toml file: what the target is or stands for.")
+@click.option("--quota", type=PERCENT, help="Of limited: share of one processor core's time, e.g. 50%.")
+@click.option("--wheels", type=click.Path(path_type=Path), help="Of ssh: a folder of wheels for the board, sent along.")
+@click.option("--copies", type=click.Choice(["in", "out"]), help="Of gpu: time the copies to and from the card, or leave them out.  [default: in]")
+@click.option("--tensorrt", is_flag=True, default=None, help="Of gpu: run Paddle Inference through TensorRT.")
 @click.option(
     "--scenario", default="single-stream", show_default=True, metavar="NAME[:KEY=VALUE,...]", help="How inferences are asked for, see below."
 )
@@ -47,15 +52,23 @@ OPERATORS = 10
 @click.option("--dry-run", is_flag=True, help="Say what would run, and about how long it takes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results document on stdout.")
 def bench(
-    artifacts: tuple[Path, ...], out: Path | None, target: str, scenario: str, threads: tuple[int, ...], batch: tuple[int, ...],
-    affinity: tuple[tuple[int, ...], ...], shapes: tuple[dict[str, tuple[int, ...]], ...], frames: str | None, preprocess: str | None,
-    seconds: float | None, repeats: int, metric: str | None,
-    meter: Path | None, idle_watts: float | None, profile: bool, timeout: float, dry_run: bool, as_json: bool,
+    artifacts: tuple[Path, ...], out: Path | None, target: str, device: str | None, quota: float | None, wheels: Path | None, copies: str | None,
+    tensorrt: bool | None, scenario: str, threads: tuple[int, ...], batch: tuple[int, ...], affinity: tuple[tuple[int, ...], ...],
+    shapes: tuple[dict[str, tuple[int, ...]], ...], frames: str | None, preprocess: str | None, seconds: float | None, repeats: int,
+    metric: str | None, meter: Path | None, idle_watts: float | None, profile: bool, timeout: float, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure ARTIFACTS (folders, or folders of them), each in processes of its own. Or measure what a project file (.toml) asks for.
 
     The processes of all cells take turns. What has ended is on disk: an interrupted run goes on with the same command. A wrong
-    artifact gets no times. Exit code 1 when a cell failed.
+    artifact gets no times. With --device the verdict on that device follows, as of `edge check`. Exit code 1 when a cell failed.
+
+    \b
+    Targets:
+      local                  this machine
+      limited                this machine, with the cores and the memory of --device
+      qemu                   the processor of --device, emulated: results, instructions and memory, no times
+      ssh:USER@HOST[:PORT]   a board that has python3
+      gpu                    the graphics card of this machine
 
     \b
     Scenarios, and their settings beside min_seconds, min_count, max_seconds:
@@ -79,22 +92,25 @@ def bench(
     \b
     Example:
       edge bench out/demo/artifacts --threads 1,2 --out out/results.json
+      edge bench out/demo/artifacts --target qemu --device raspberry-pi-4b --out out/pi.json
     """
     from edge.bench.measure import PARTS, BenchRequest
     from edge.bench.meter import read_power_log
     from edge.bench.metrics import load_metric
     from edge.cli.display import Display
     from edge.datasets.preprocessing import parse_preprocessing
-    from edge.devices.local import LocalTarget
+    from edge.devices.profile import load_profile
+    from edge.devices.targets import make_target
     from edge.vocabulary import Status
     from edge.workflows.bench import Matrix, plan_cells, run_matrix
 
+    profile_of = load_profile(device) if device else None
     with Display() as display:
         if artifacts[0].suffix == ".toml":
             matrix, out = _project(artifacts, out, dry_run, display)
         else:
             request = BenchRequest(
-                LocalTarget(),
+                make_target(target, profile_of, quota=quota, wheels=wheels, copies=copies, tensorrt=tensorrt),
                 scenario=_scenario(scenario, seconds),
                 threads=threads,
                 batches=batch,
@@ -118,6 +134,15 @@ def bench(
             power=(lambda: read_power_log(meter, idle_watts)) if meter else None,
         )  # fmt: skip
     _show(results, as_json)
+    if profile_of and not as_json:
+        from edge.bench.verdict import check
+        from edge.cli.check import print_check
+
+        click.echo()
+        try:
+            print_check(check(results.cells, profile_of))
+        except BadInput as error:  # what was measured is there all the same
+            click.echo(f"no verdict: {error.message}", err=True)
     if failed := [cell for cell in results.cells if cell.status is Status.FAILED]:
         raise CheckFailed(f"{len(failed)} of {len(results.cells)} cells failed; the first: {failed[0].label}: {failed[0].reason}")
 

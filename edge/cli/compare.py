@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from edge.cli.options import PERCENT
 from edge.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -17,26 +18,11 @@ if TYPE_CHECKING:
 NAMES = ("p50", "p90", "p99", "mean", "load", "first", "throughput", "cpu_time")
 
 
-class Share(click.ParamType[float]):
-    """``5%`` or ``5``: percent, as a share."""
-
-    name = "percent"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            share = float(str(value).removesuffix("%")) / 100
-        except ValueError:
-            share = -1.0
-        if not 0 <= share < 100:
-            self.fail(f"{value!r} is not a percentage such as 5%", param, ctx)
-        return share
-
-
 @click.command()
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("--figure", "name", type=click.Choice(NAMES), default="p50", show_default=True, help="What is compared.")
-@click.option("--fail-above", type=Share(), default="5%", show_default=True, help="A significant regression beyond this gives exit code 1.")
+@click.option("--fail-above", type=PERCENT, default="5%", show_default=True, help="A significant regression beyond this gives exit code 1.")
 @click.option("--markdown", is_flag=True, help="Print a Markdown table, for a pull request.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison on stdout.")
 def compare(a: Path, b: Path, name: str, fail_above: float, markdown: bool, as_json: bool) -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds between progress lines of one task where there is no terminal.
 QUIET_SECONDS = 20.0
-STYLES = {"ok": "green", "failed": "bold red", "exported": "cyan", "unsupported": "dim", "unavailable": "yellow"}
+VERDICTS = {"PASS": "green", "FAIL": "bold red", "UNKNOWN": "yellow"}
+STYLES = {**VERDICTS, "ok": "green", "failed": "bold red", "exported": "cyan", "unsupported": "dim", "unavailable": "yellow"}
 
 
 class Display:
@@ -59,6 +60,11 @@ class Display:
                 self.say(f"  {task}: {done}/{total} {note}")
 
 
+def plain(text: str) -> str:
+    """Without control characters, with which a stranger's file could write to the terminal as it likes."""
+    return "".join(filter(str.isprintable, text))
+
+
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0, 1)) -> None:
     """A table on stdout, wide enough for every column even where stdout is no terminal. A cell that is a status has its colour.
 
@@ -70,7 +76,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Seque
     for index, head in enumerate(heads):
         table.add_column(head, justify="left" if index in left else "right", no_wrap=True)
     for texts in rows:
-        table.add_row(*(Text(text, style=STYLES.get(text, "")) for text in texts))
+        table.add_row(*(Text(plain(text), style=STYLES.get(text, "")) for text in texts))
     console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
     console.print(table)
 
@@ -106,5 +112,5 @@ def print_remarks(remarks: Sequence[tuple[str, str, str]]) -> None:
     """(name, status, why) of cells that have no figures or a remark."""
     console = Console(highlight=False)
     for name, status, why in remarks:
-        console.print(f"  [{STYLES[status]}]{status:<11}[/] {name}: ", end="")
-        console.print(why, markup=False, soft_wrap=True)
+        console.print(f"  [{STYLES[status]}]{status:<11}[/] ", end="")
+        console.print(plain(f"{name}: {why}"), markup=False, soft_wrap=True)

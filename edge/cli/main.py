@@ -11,8 +11,10 @@ from typing import Any
 import click
 
 from edge.cli.bench import bench
+from edge.cli.check import check
 from edge.cli.compare import compare
 from edge.cli.demo import demo
+from edge.cli.devices import devices
 from edge.cli.diff import diff
 from edge.cli.doctor import doctor
 from edge.cli.export import export
@@ -31,15 +33,17 @@ def edge() -> None:
     Start with:
       edge doctor                          what runs here, and what is missing
       edge support                         what can be made: format, precision, processor
+      edge devices                         the devices that are known, with a source for each figure
       edge demo                            train, distil, export, measure and report on MNIST
       edge export MODEL --weights FILE --out DIR
       edge diff ARTIFACT MODEL             the first layer at which an artifact is not the model any more
       edge bench DIR --out results.json
+      edge check results.json --device camera  will it live there?
       edge compare before.json after.json  is it slower, or is it noise?
     """
 
 
-for command in (demo, study, export, diff, bench, compare, report, support, doctor):
+for command in (demo, study, export, diff, bench, check, compare, report, support, devices, doctor):
     edge.add_command(command)
 
 

@@ -62,5 +62,21 @@ class InputShapes(click.ParamType[Any]):
         return shapes
 
 
+class Share(click.ParamType[float]):
+    """``5%`` or ``5``: percent, as a share."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            share = float(str(value).removesuffix("%")) / 100
+        except ValueError:
+            share = -1.0
+        if not 0 <= share < 100:
+            self.fail(f"{value!r} is not a percentage such as 5%", param, ctx)
+        return share
+
+
 CPUS = CpuList()
 SHAPES = InputShapes()
+PERCENT = Share()

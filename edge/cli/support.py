@@ -52,6 +52,7 @@ def markdown_table(cells: Iterable[Cell]) -> str:
 def here(cell: Cell) -> tuple[Status, str | None]:
     """What becomes of the cell on this machine, and why it does not run."""
     from edge.bench.runnable import why_not
+    from edge.devices.local import LocalTarget
     from edge.environments import lite_python
     from edge.errors import Unavailable
     from edge.vocabulary import Format, Status
@@ -63,7 +64,7 @@ def here(cell: Cell) -> tuple[Status, str | None]:
             lite_python()
     except Unavailable as error:
         return Status.UNAVAILABLE, str(error)
-    blocked = why_not(cell.format, cell.precision, cell.target_arch)
+    blocked = why_not(cell.format, cell.precision, cell.target_arch, LocalTarget())
     return (Status.EXPORTED, blocked) if blocked else (Status.OK, None)
 
 

@@ -62,9 +62,9 @@ class Matrix:
         """In the order in which they run."""
         plans = [plan for plan in self.plans if not plan.blocked]
         repeats = max((plan.request.repeats for plan in plans), default=0)
-        first = [Run(plan, "accuracy") for plan in plans if "accuracy" in plan.request.parts]
-        times = [Run(plan, "latency", n) for n in range(repeats) for plan in plans if "latency" in plan.request.parts and n < plan.request.repeats]
-        last = [Run(plan, part) for part in ("memory", "profile") for plan in plans if part in plan.request.parts]
+        first = [Run(plan, "accuracy") for plan in plans if "accuracy" in plan.parts]
+        times = [Run(plan, "latency", n) for n in range(repeats) for plan in plans if "latency" in plan.parts and n < plan.request.repeats]
+        last = [Run(plan, part) for part in ("memory", "profile", "count") for plan in plans if part in plan.parts]
         return [*first, *times, *last]
 
     def seconds(self) -> float:
@@ -109,7 +109,7 @@ def run_matrix(
     training: Iterable[Training] = (),
     power: Callable[[], PowerLog] | None = None,
 ) -> Results:
-    """Measure every cell and write the results to ``out``; when it is interrupted, those of the cells that are timed by then.
+    """Measure every cell and write the results to ``out``; when it is interrupted, those of the cells that are timed by then. The targets are closed.
 
     Args:
         say: called with a sentence when there is something to know: an interrupted run is gone on with, another measurement waited for.
@@ -126,24 +126,28 @@ def run_matrix(
         cells = [entry if isinstance(entry, Cell) else row(entry, findings.of(entry), tool, log) for entry in matrix.rows if findings.shows(entry)]
         return Results(cells=tuple(cells), training=tuple(training))
 
-    try:
-        runs = matrix.runs()
-        if there := sum(journal.get(run.key) is not None for run in runs):
-            say(f"going on with an interrupted run: {there} of {len(runs)} worker runs are there")
-        with measuring(say):
-            _run_all(runs, journal, findings, progress)
-    except BaseException:
-        with contextlib.suppress(OSError):  # what stopped the run is said, not that this could not be written either
-            if any(findings.shows(plan) for plan in matrix.plans if not plan.blocked):
-                write_results(out, results())
-        raise
-    finished = results()
-    write_results(out, finished)
-    if power:  # a log that cannot be read costs no measurement
-        finished = results(power())
+    with contextlib.ExitStack() as closing:
+        for target in {id(plan.request.target): plan.request.target for plan in matrix.plans}.values():
+            closing.callback(target.close)
+        try:
+            runs = matrix.runs()
+            if there := sum(journal.get(run.key) is not None for run in runs):
+                say(f"going on with an interrupted run: {there} of {len(runs)} worker runs are there")
+            alone = any(run.plan.request.target.here for run in runs)
+            with measuring(say) if alone else contextlib.nullcontext():
+                _run_all(runs, journal, findings, progress)
+        except BaseException:
+            with contextlib.suppress(OSError):  # what stopped the run is said, not that this could not be written either
+                if any(findings.shows(plan) for plan in matrix.plans if not plan.blocked):
+                    write_results(out, results())
+            raise
+        finished = results()
         write_results(out, finished)
-    journal.remove()
-    return finished
+        if power:  # a log that cannot be read costs no measurement
+            finished = results(power())
+            write_results(out, finished)
+        journal.remove()
+        return finished
 
 
 def _run_all(runs: Sequence[Run], journal: Journal, findings: _Findings, progress: RunProgress) -> None:
@@ -181,10 +185,10 @@ class _Findings:
 
     def shows(self, entry: Plan | Cell) -> bool:
         """Whether there is something to say of a row: a cell that an interrupted run has not timed yet is left out."""
-        if isinstance(entry, Cell) or entry.blocked or self.failed(entry) or not entry.request.parts:
+        if isinstance(entry, Cell) or entry.blocked or self.failed(entry) or not entry.parts:
             return True
         found = self.of(entry)
-        return bool(found.get("latency")) if "latency" in entry.request.parts else bool(found)
+        return bool(found.get("latency")) if "latency" in entry.parts else bool(found)
 
 
 def _tool() -> dict[str, str]:

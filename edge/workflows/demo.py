@@ -1,4 +1,4 @@
-"""The main job on real data: train, distil, export, measure, report."""
+"""The main job on real data: train, distil, export, measure, report, and what three devices would make of it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from edge.bench.report import write_report
 from edge.bench.results import Accuracy, Cell, Results, Training
 from edge.bench.rows import row
 from edge.bench.scenarios import SingleStream
+from edge.bench.verdict import Check, check
 from edge.compress.distill import DistillConfig
 from edge.compress.roles import Role
 from edge.datasets import load_dataset
 from edge.devices.local import LocalTarget
+from edge.devices.profile import load_profile
+from edge.devices.targets import make_target
 from edge.files import write_atomic
 from edge.jobs import run_job
 from edge.models.source import resolve_model
-from edge.vocabulary import Measurement
+from edge.vocabulary import Format, Measurement, Precision
 from edge.workflows.bench import Matrix, plan_cells, rows_not_made, run_matrix
 from edge.workflows.export import export_model
 from edge.workflows.export_index import ExportedCell, read_index
@@ -43,6 +46,11 @@ from edge.workflows.training import (
 #: Chosen on 10,000 held-out training images, two seeds (`scripts/choose_alpha.py`): 0.3 98.65 %, 0.5 98.54 %, 0.7 98.35 %.
 YOUNG_TEACHER = DistillConfig(alpha=0.3)
 DISTILLED, ALONE = "mnist_student_distilled", "mnist_student_alone"
+#: A net that is large for a camera: what compressing it brings there. Its weights are random, so it says nothing of accuracy.
+LARGE = "paddle.vision:resnet18"
+DEVICES = ("camera", "raspberry-pi-4b", "raspberry-pi-5")
+#: Of these the processor is emulated; the camera's executes the same instructions as the first.
+EMULATED = ("raspberry-pi-4b", "raspberry-pi-5")
 
 
 @dataclass(frozen=True)
@@ -54,14 +62,15 @@ class DemoEvents:
     cell: Callable[[ExportedCell], None]
 
 
-def run_demo(out: Path, events: DemoEvents, *, dataset: str = "mnist", train_seconds: float = 300.0) -> Results:
+def run_demo(out: Path, events: DemoEvents, *, dataset: str = "mnist", train_seconds: float = 300.0, devices: bool = True) -> Results:
     """Run the demo into ``out``; what an interrupted run has trained is taken up again.
 
     Args:
         train_seconds: the epochs are chosen so that training fits about this time (at least 1 of the teacher and 3 of the students).
+        devices: also emulate the processors of `DEVICES`, on these artifacts and on those of a larger net.
 
     Returns:
-        The results, as written to ``out/results.json``; ``out/report.html`` shows them.
+        The results, as written to ``out/results.json``; ``out/report.html`` shows them, with the verdicts on the devices.
     """
     data = load_dataset(dataset)
     events.say(data.note or f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images")
@@ -79,7 +88,15 @@ def run_demo(out: Path, events: DemoEvents, *, dataset: str = "mnist", train_sec
         recipe = json.loads(json.dumps(records[role.name]["role"]))
         source = resolve_model(STUDENT, weights=models / f"{role.name}.safetensors")
         export_model(ExportRequest(source, name, data.name, recipe=recipe), out / "artifacts", events.cell)
-    return _measure(out, training, events)
+    if devices:
+        _export_large(out / "artifacts", events)
+    return _measure(out, training, events, devices)
+
+
+def verdicts(results: Results) -> list[Check]:
+    """On each of `DEVICES`; the student alone is the same network."""
+    cells = [cell for cell in results.cells if cell.model != ALONE]
+    return [check(cells, load_profile(name)) for name in DEVICES]
 
 
 def alone_top1(results: Results, cell: Cell) -> Measurement | None:
@@ -88,7 +105,25 @@ def alone_top1(results: Results, cell: Cell) -> Measurement | None:
     return next((c.accuracy.top1 for c in results.cells if c.model == ALONE and (c.format, c.precision, c.target_arch) == key), None)
 
 
-def _measure(out: Path, training: list[Training], events: DemoEvents) -> Results:
+def _export_large(artifacts: Path, events: DemoEvents) -> None:
+    events.say(f"export {LARGE}, with random weights: a net that is large for a camera")
+    source = resolve_model(LARGE)
+    formats, precisions = frozenset({Format.ONNX}), frozenset({Precision.FP32, Precision.INT8})
+    export_model(ExportRequest(source, source.label, "random", formats=formats, precisions=precisions, judge_samples=2), artifacts, events.cell)
+
+
+def _on_devices(artifacts: Path, request: BenchRequest) -> list[Plan | Cell]:
+    """The larger net here, and what onnxruntime runs on the emulated processors."""
+    large = resolve_model(LARGE).label
+    made = [cell for cell in read_index(artifacts).cells if cell.artifact and cell.format is Format.ONNX]
+    plans = plan_cells([artifacts / str(cell.artifact) for cell in made if cell.model == large], replace(request, repeats=1))
+    for name in EMULATED:
+        emulated = replace(request, target=make_target("qemu", load_profile(name)))
+        plans += plan_cells([artifacts / str(cell.artifact) for cell in made if cell.model in (DISTILLED, large)], emulated)
+    return plans
+
+
+def _measure(out: Path, training: list[Training], events: DemoEvents, devices: bool) -> Results:
     """Everything of the distilled student; of the student alone what its export has measured: the same network, the same times."""
     artifacts = out / "artifacts"
     request = BenchRequest(LocalTarget(), scenario=SingleStream(min_seconds=1.0))
@@ -96,13 +131,15 @@ def _measure(out: Path, training: list[Training], events: DemoEvents) -> Results
     also = [cell for model in (DISTILLED, ALONE) for cell in rows_not_made(artifacts, request, model)]
     also += [_as_proven(load_artifact(artifacts / str(cell.artifact)), request) for cell in made if cell.model == ALONE]
     plans = plan_cells([artifacts / str(cell.artifact) for cell in made if cell.model == DISTILLED], request)
-    events.say(f"measure {DISTILLED}")
+    if devices:
+        plans += _on_devices(artifacts, request)
+    events.say(f"measure {DISTILLED}" + (f", and emulate {' and '.join(EMULATED)}" if devices else ""))
 
     def progress(what: str, done: int, total: int, left: float | None) -> None:
         events.progress("measure", done, total, what)
 
     results = run_matrix(Matrix([*also, *plans]), out / "results.json", progress, say=events.say, training=training)
-    write_report(results, out / "report.html")
+    write_report(results, out / "report.html", verdicts(results) if devices else ())
     return results
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edge.artifact import Artifact, TensorInfo, artifact_name, file_entry
 from edge.bench.launch import write_inputs
 from edge.bench.runnable import why_not_runnable
+from edge.devices.local import LocalTarget
 from edge.errors import BadArtifact, BadInput, CheckFailed, ConversionFailed, Unavailable
 from edge.export.parity import cosine_of, largest_difference
 from edge.export.support import select
@@ -114,7 +115,7 @@ def diff(
         CheckFailed: the artifact does not run.
     """
     manifest = artifact.manifest
-    if blocked := why_not_runnable(artifact):
+    if blocked := why_not_runnable(artifact, LocalTarget()):
         raise Unavailable(f"{artifact.name}: {blocked}", hint=_instead(artifact))
     limit = TOLERANCES[manifest.precision] if tolerance is None else tolerance
     with tempfile.TemporaryDirectory(prefix="edge-diff.") as scratch, WarmServers() as servers:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from edge.bench.launch import SPEC_VERSION, WORKER
 from edge.children import child_environment, last_words, run_child
 from edge.datasets import mnist
-from edge.environments import cpu_flags, lite_python, machine_arch
+from edge.devices.gpu import PACKAGES, find_card
+from edge.environments import GPU_HINT, cpu_flags, gpu_python, lite_python, machine_arch, package_version
 from edge.errors import EdgeError
 from edge.export.support import support_table
 from edge.jobs import run_job
@@ -76,7 +77,7 @@ def _runtimes() -> list[Finding]:
             findings.append(Finding(area="runtime", name=name, ok=True, detail=detail))
         except EdgeError as error:
             findings.append(Finding(area="runtime", name=name, ok=False, detail=error.message, fix=SETUP))
-    return [*findings, _lite()]
+    return [*findings, _lite(), _gpu()]
 
 
 def _lite() -> Finding:
@@ -91,6 +92,16 @@ def _lite() -> Finding:
         words = last_words(log, 1)
     detail = f"opt and runtime load in {python}" if status == 0 else words
     return Finding(area="runtime", name="paddle-lite", ok=status == 0, detail=detail, fix=None if status == 0 else SETUP)
+
+
+def _gpu() -> Finding:
+    """The card, and the packages for it: their metadata, they are not imported."""
+    try:
+        card, python = find_card(), gpu_python()
+        found = ", ".join(f"{package} {package_version(python, package, GPU_HINT)}" for package in PACKAGES.values())
+    except EdgeError as error:
+        return Finding(area="runtime", name="gpu", ok=False, detail=error.message, fix=error.hint)
+    return Finding(area="runtime", name="gpu", ok=True, detail=f"{card.model}; {found} in {python}")
 
 
 def _processor() -> list[Finding]:

@@ -24,6 +24,7 @@ from edge.artifact import (
     write_manifest,
 )
 from edge.bench.runnable import why_not_runnable
+from edge.devices.local import LocalTarget
 from edge.environments import lite_python
 from edge.errors import BadArtifact, BadInput, CheckFailed, EdgeError, Unavailable, Unsupported
 from edge.export.calibrate import ranges_of_layers, read_ranges
@@ -78,7 +79,7 @@ def _still_good(folder: Path, source: Source, cell: Cell) -> Artifact | None:
 
 
 def _finished(artifact: Artifact, source: Source, identity: dict[str, Any], kept: bool) -> ExportedCell:
-    manifest, blocked = artifact.manifest, why_not_runnable(artifact)
+    manifest, blocked = artifact.manifest, why_not_runnable(artifact, LocalTarget())
     failed = manifest.parity.passed is False
     reason = f"failed its gate and was kept on demand: {manifest.parity.reason}" if failed else blocked
     parameters = source.workspace.described()["parameter_bytes"]
@@ -174,7 +175,7 @@ def _int8(source: Source, float_layers: tuple[str, ...], tuning: Tuning | None) 
 
 def _parity(candidate: Artifact, cell: Cell, source: Source, float_layers: tuple[str, ...]) -> Parity:
     """Of the candidate itself; of a Paddle Lite file for ARM, of the x86 file made from the same program."""
-    blocked = why_not_runnable(candidate)
+    blocked = why_not_runnable(candidate, LocalTarget())
     if not blocked:
         return _measured(candidate, cell, source, float_layers)
     twin = _twin(cell)

@@ -8,12 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from edge.bench.measure import PARTS, BenchRequest, Part
 from edge.bench.scenarios import Scenario, SingleStream
-from edge.devices.local import LocalTarget
-from edge.devices.target import Target
+from edge.devices.profile import load_profile
+from edge.devices.targets import NAMES, is_target, make_target
 from edge.errors import BadInput, CheckFailed
 from edge.files import read_limited
 from edge.models.source import resolve_model
@@ -28,7 +28,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-TARGETS: dict[str, Callable[[], Target]] = {"local": LocalTarget}
 #: A larger project file is refused, in bytes.
 MAX_PROJECT = 1 << 20
 
@@ -38,6 +37,12 @@ Cpu = Annotated[int, Field(ge=0)]
 
 def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
+
+
+def _target(name: str) -> str:
+    if not is_target(name):
+        raise ValueError(f"there is no target {name!r}, there are: {', '.join(NAMES)}")
+    return name
 
 
 class ExportTable(Frozen):
@@ -53,11 +58,13 @@ class ExportTable(Frozen):
 
 
 class BenchTable(Frozen):
-    """``[[bench]]``: as ``edge bench``, each key a list of the values to combine. A scenario is its name, or a table with its name and settings."""
+    """``[[bench]]``: as ``edge bench``, each key a list of the values to combine. A scenario is its name, or a table with its name and settings;
+    ``device`` is a name, or a path that ends in .toml."""
 
     artifacts: tuple[str, ...] = Field(min_length=1)
     scenarios: tuple[Annotated[Scenario, BeforeValidator(_named)], ...] = Field((SingleStream(),), min_length=1)
-    targets: tuple[Literal["local"], ...] = Field(("local",), min_length=1)
+    targets: tuple[Annotated[str, AfterValidator(_target)], ...] = Field(("local",), min_length=1)
+    device: str | None = None
     threads: tuple[Count, ...] = Field((1,), min_length=1)
     batch: tuple[Count, ...] = Field((1,), min_length=1)
     affinity: tuple[Annotated[tuple[Cpu, ...], Field(min_length=1)], ...] = ()
@@ -133,9 +140,12 @@ def matrix_of(project: Project, folder: Path, leave_out: Sequence[Path] = ()) ->
     """
     matrix = Matrix()
     for table in project.bench:
-        for scenario, target in product(table.scenarios, table.targets):
+        device = table.device and str(folder / table.device if table.device.endswith(".toml") else table.device)
+        profile = load_profile(device) if device else None
+        targets = [make_target(name, profile) for name in table.targets]
+        for scenario, target in product(table.scenarios, targets):
             request = BenchRequest(
-                TARGETS[target](),
+                target,
                 scenario=scenario,
                 threads=table.threads,
                 batches=table.batch,

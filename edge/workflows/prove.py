@@ -40,7 +40,7 @@ def parity_of(
     max_drop: float | None = None,
 ) -> Parity:
     """Compare the candidate with the source's outputs; see `edge.export.parity.compare`."""
-    if blocked := why_not_runnable(candidate):
+    if blocked := why_not_runnable(candidate, LocalTarget()):
         return Parity(reason=blocked)
     outputs = outputs_of(candidate, inputs, len(source[0]))
     return compare(candidate.manifest.precision, source, outputs, labels, real=real, max_drop=max_drop)
@@ -73,7 +73,7 @@ def kernels_of(candidate: Artifact, inputs: Sequence[Path], layers: int, storage
     precision = candidate.manifest.precision
     if precision is Precision.FP32:
         return Kernels(reduced=None, total=layers or None, reason="fp32 is not a reduced precision")
-    blocked = why_not_runnable(candidate)
+    blocked = why_not_runnable(candidate, LocalTarget())
     if blocked and candidate.manifest.format is not Format.PADDLE_LITE:
         return Kernels(reduced=None, total=layers or None, reason=blocked)
     counts: dict[str, int] = run_worker("kernels", candidate, list(inputs), LocalTarget(), timeout=TIMEOUT).figures["kernels"]

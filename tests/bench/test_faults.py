@@ -26,10 +26,10 @@ from edge.bench.scenarios import SingleStream
 from edge.children import child_environment, run_child
 from edge.cli.main import main
 from edge.devices.local import LocalTarget
-from edge.devices.target import Target
-from edge.vocabulary import Format, Status
+from edge.devices.target import LOG, RESULT, Ending, Job, Target
+from edge.vocabulary import Status
 from edge.workflows.bench import plan_cells, run_bench
-from tests.conftest import Demo, edit_manifest, run_edge
+from tests.conftest import Demo, edit_manifest, heed_ctrl_c, run_edge
 
 ONNX = tuple(f"mnist_student_distilled-onnx-{p}" for p in ("fp16", "fp32", "int8"))
 
@@ -51,11 +51,6 @@ def bench_command(folder: Path, out: Path) -> list[str]:
 def start_bench(folder: Path, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "edge", *bench_command(folder, out)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_ctrl_c)
-
-
-def heed_ctrl_c() -> None:
-    """What runs in the background of a shell without job control ignores SIGINT, and so do its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def workers_of(pid: int) -> list[int]:
@@ -190,12 +185,12 @@ class FaultyTarget(LocalTarget):
         super().__init__()
         self.victim, self.task, self.program = victim, task, program
 
-    def run(self, worker: Path, format: Format, spec: Path, result: Path, log: Path, threads: int, timeout: float) -> int:
-        asked = json.loads(spec.read_text())
-        if self.victim in asked["model"] and asked["task"] == self.task:
+    def run(self, job: Job) -> Ending:
+        if self.victim in job.spec["model"] and job.spec["task"] == self.task:
             hangs = 1.0 if "sleep" in self.program else None
-            return run_child([sys.executable, "-c", self.program, result], environment=child_environment(), log=log, timeout=hangs)
-        return super().run(worker, format, spec, result, log, threads, timeout)
+            command = [sys.executable, "-c", self.program, str(job.folder / RESULT)]
+            return Ending(run_child(command, environment=child_environment(), log=job.folder / LOG, timeout=hangs))
+        return super().run(job)
 
 
 GARBAGE = "import os, sys; os.write(1, bytes(range(256)) * 1000 + b'\\n\\x1b[31mout of tune\\n'); sys.exit(3)"

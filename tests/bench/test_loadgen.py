@@ -79,7 +79,7 @@ def test_an_error_of_the_model_comes_through() -> None:
 
 def test_without_it_the_cell_is_unavailable_and_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
-    with pytest.raises(load_worker_module("tasks").Unavailable, match="-m pip install mlcommons-loadgen"):
+    with pytest.raises(load_worker_module("failures").Unavailable, match="-m pip install mlcommons-loadgen"):
         load_worker_module("scenarios.loadgen").run(lambda feed: None, [[0]], settings())
 
 

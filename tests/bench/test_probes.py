@@ -325,8 +325,8 @@ def test_battery_that_tells_no_power(tmp_path: Path) -> None:
 class FakeNvml:
     """Two cards. ``counters`` and ``powers`` are what each call gives, in turn; an exception is raised instead."""
 
-    def __init__(self, counters: list[Any], powers: list[Any], cards: int = 2) -> None:
-        self.counters, self.powers, self.cards = iter(counters), iter(powers), cards
+    def __init__(self, counters: list[Any], powers: list[Any], cards: int = 2, processes: list[Any] | None = None) -> None:
+        self.counters, self.powers, self.cards, self.processes = iter(counters), iter(powers), cards, iter(processes or [])
 
     def nvmlInit(self) -> None: ...
 
@@ -334,7 +334,16 @@ class FakeNvml:
         return self.cards
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index >= self.cards:
+            raise RuntimeError("Invalid Argument")
         return index
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        return ["GPU-a", "GPU-b"].index(uuid)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, card: int) -> list[Any]:
+        value = self._next(self.processes)
+        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in value]
 
     def nvmlDeviceGetTotalEnergyConsumption(self, card: int) -> Any:
         return self._next(self.counters)
@@ -382,6 +391,54 @@ def test_nvml_is_used_when_it_is_installed_and_missed_when_it_is_not(monkeypatch
     assert measured(load("nvml", "Nvml")()) == (2.0, None)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "not installed" in (measured(load("nvml", "Nvml")())[1] or "")
+
+
+@pytest.mark.parametrize(
+    ("visible", "energy", "scope"),
+    [("1", [(1, 2_000), (1, 2_050)], "1 NVIDIA card"), ("GPU-b, 0", [(1, 0), (0, 0), (1, 30), (0, 20)], "2 NVIDIA cards")],
+)
+def test_nvml_reads_the_cards_that_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, visible: str, energy: list[tuple[int, int]], scope: str
+) -> None:
+    asked: list[int] = []
+
+    class Cards(FakeNvml):
+        def nvmlDeviceGetTotalEnergyConsumption(self, card: int) -> Any:
+            asked.append(card)
+            return super().nvmlDeviceGetTotalEnergyConsumption(card)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    reader = load("nvml", "Nvml")(Cards([value for _, value in energy], []))
+    assert measured(reader) == (50.0, None) and reader.scope == scope and asked == [card for card, _ in energy]
+
+
+@pytest.mark.parametrize(("visible", "reason"), [("", "no NVIDIA card"), ("7", "Invalid Argument"), ("GPU-c", "NVML does not start")])
+def test_nvml_says_which_card_it_does_not_find(monkeypatch: pytest.MonkeyPatch, visible: str, reason: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    value, said = measured(load("nvml", "Nvml")(FakeNvml([1, 2], [])))
+    assert value is None and reason in (said or "")
+
+
+def test_memory_of_this_process_on_its_cards() -> None:
+    mine = os.getpid()
+    memory = load("nvml", "gpu_memory")
+    held = FakeNvml([], [], processes=[[(mine, 300), (1, 9_000)], [(mine, 200)]])
+    assert memory(held) == {"value": 500, "reason": None}
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (FakeNvml([], [], processes=[[(1, 9_000)], []]), "in a container"),
+        (FakeNvml([], [], processes=[[(os.getpid(), None)], []]), "memory of single processes"),
+        (FakeNvml([], [], processes=[RuntimeError("GPU is lost")]), "GPU is lost"),
+        (FakeNvml([], [], cards=0), "no NVIDIA card"),
+        (SimpleNamespace(), "NVML does not start"),
+    ],
+)
+def test_memory_on_a_card_that_cannot_be_read_is_no_figure(module: Any, reason: str) -> None:
+    answer = load("nvml", "gpu_memory")(module)
+    assert answer["value"] is None and reason in answer["reason"]
 
 
 # power over time

@@ -102,6 +102,13 @@ def test_every_scenario_runs_on_a_real_model(demo: Demo, tmp_path: Path, scenari
     assert len(found.get("minutes", ())) == (2 if "sustained" in scenario else 0)
 
 
+def test_a_runtime_leaves_nothing_in_the_home_directory(demo: Demo, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    code, _, err = worker(spec_of(demo, "latency", "single-stream:min_seconds=0.1,min_count=5"), tmp_path, HOME=str(home))
+    assert code == 0 and not list(home.rglob("*")), err
+
+
 def test_memory_says_what_the_model_adds_and_looks_for_growth(demo: Demo, tmp_path: Path) -> None:
     _, result, err = worker(spec_of(demo, "memory", "single-stream"), tmp_path)
     assert result is not None and result["status"] == "ok", err

@@ -51,6 +51,8 @@ def test_doctor_names_runtimes_processor_counters_and_fixes() -> None:
     findings = {(f["area"], f["name"]): f for f in json.loads(ran.out)}
     assert findings[("runtime", "onnxruntime")]["ok"] and findings[("runtime", "paddle-inference")]["ok"]
     assert findings[("package", "paddlepaddle")]["detail"] == "3.3.1"
+    card = findings[("runtime", "gpu")]
+    assert card["ok"] or card["fix"]
     assert ("counter", "instructions") in findings and ("data", "mnist") in findings
     assert {f["area"] for f in findings.values()} == {"python", "package", "runtime", "processor", "counter", "data", "disk"}
 

@@ -73,6 +73,13 @@ def test_the_wheel_lists_every_package_of_the_tree() -> None:
     assert sorted(inside | rooms) == sorted(packages())
 
 
+def test_the_wheel_holds_what_its_modules_read() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for room in ("export", "bench", "devices"):
+        found = {path for path in (ROOT / room).rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+        assert found == {path for pattern in data[f"edge.{room}"] for path in (ROOT / room).glob(pattern)}
+
+
 @pytest.mark.parametrize("heavy", ["paddle", "onnxruntime", "onnx", "matplotlib", "pydantic", "rich.progress"])
 def test_help_is_light(heavy: str) -> None:
     code = f"import sys; from edge.cli.main import main; main(['--help']); sys.exit({heavy!r} in sys.modules)"
@@ -86,8 +93,11 @@ def test_importing_the_package_is_light_and_its_names_are_listed() -> None:
         "BenchRequest",
         "ExportRequest",
         "LocalTarget",
+        "check",
         "export_model",
         "load_artifact",
+        "load_profile",
+        "make_target",
         "read_results",
         "run_bench",
         "write_report",

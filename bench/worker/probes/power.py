@@ -67,4 +67,4 @@ class PowerReader(Reader):
 
 def integrate(samples: list) -> float:
     """Energy in mJ under (seconds, mW) samples, by the trapezoidal rule."""
-    return sum((later - sooner) * (first + last) / 2 for (sooner, first), (later, last) in zip(samples, samples[1:]))  # noqa: RUF007 (3.8)
+    return sum((later - sooner) * (first + last) / 2 for (sooner, first), (later, last) in zip(samples, samples[1:]))

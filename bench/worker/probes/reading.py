@@ -7,9 +7,7 @@ import re
 import shutil
 import subprocess
 
-
-class Unavailable(Exception):
-    """A counter is not there or did not answer; the text is the reason that stands in the result."""
+from edge_worker.failures import Unavailable
 
 
 class Reader:

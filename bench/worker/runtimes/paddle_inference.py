@@ -1,10 +1,14 @@
-"""Paddle Inference on CPU, through oneDNN."""
+"""Paddle Inference on the CPU, through oneDNN; or on an NVIDIA card, also through TensorRT (neither has run yet: only the refusals are tested)."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import tempfile
+
+from edge_worker.failures import Unavailable, UnsupportedPrecision
+from edge_worker.machine import _cpuinfo
+from edge_worker.runtimes import on_gpu
 
 #: oneDNN primitives that multiply and accumulate.
 COMPUTE = ("convolution", "deconvolution", "inner_product", "matmul")
@@ -14,6 +18,10 @@ PRECISION = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "s8": "int8", "u8": "
 PROFILED = 20
 #: oneDNN's bf16 kernels need one of these (Paddle checks avx512_core and otherwise only logs a line).
 BF16_FLAGS = {"avx512bw", "amx_bf16", "avx_ne_convert"}
+#: Precision -> that of paddle.inference.
+MODES = {"fp32": "Float32", "fp16": "Half", "bf16": "Bfloat16", "int8": "Int8"}
+#: Memory on the card to begin with, in MiB; it grows.
+POOL_MIB = 100
 
 
 def start(spec):
@@ -21,11 +29,52 @@ def start(spec):
 
 
 def load(spec):
+    predictor, inputs, outputs = _predictor(spec)
+
+    def infer(arrays):
+        for handle, array in zip(inputs, arrays):
+            handle.copy_from_cpu(array)
+        predictor.run()
+        return [handle.copy_to_cpu() for handle in outputs]  # waits for the card
+
+    return infer
+
+
+def load_resident(spec, feeds):
+    """Inputs are copied to the card once and shared with the predictor, outputs stay there; a run ends when the card has."""
+    import paddle
+
+    predictor, inputs, outputs = _predictor(spec)
+
+    def infer(tensors):
+        for handle, tensor in zip(inputs, tensors):
+            handle.share_external_data(tensor)
+        predictor.run()
+        paddle.device.cuda.synchronize()
+        return outputs
+
+    return infer, [[paddle.to_tensor(array, place=paddle.CUDAPlace(0)) for array in arrays] for arrays in feeds]
+
+
+def _predictor(spec):
+    """The predictor with the handles of its inputs and outputs."""
     from paddle.inference import Config, create_predictor
 
     config = Config(spec["model"], spec["params"])
-    config.disable_gpu()
     config.disable_glog_info()
+    if on_gpu(spec):
+        _set_gpu(config, spec)
+    else:
+        _set_cpu(config, spec)
+    if not spec["model"].endswith(".json"):
+        config.enable_memory_optim()  # with a PIR program it raises: Not find ... memory_optimize_pass
+    predictor = create_predictor(config)
+    inputs = [predictor.get_input_handle(name) for name in spec["input_names"]]
+    return predictor, inputs, [predictor.get_output_handle(name) for name in predictor.get_output_names()]
+
+
+def _set_cpu(config, spec):
+    config.disable_gpu()
     config.set_cpu_math_library_num_threads(spec["threads"])
     config.enable_mkldnn()
     if spec["precision"] == "bf16":
@@ -33,19 +82,41 @@ def load(spec):
         config.enable_mkldnn_bfloat16()
     if spec["precision"] == "int8":
         config.enable_mkldnn_int8()
-    if not spec["model"].endswith(".json"):
-        config.enable_memory_optim()  # with a PIR program it raises: Not find ... memory_optimize_pass
-    predictor = create_predictor(config)
-    inputs = [predictor.get_input_handle(name) for name in spec["input_names"]]
-    outputs = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
 
-    def infer(arrays):
-        for handle, array in zip(inputs, arrays):
-            handle.copy_from_cpu(array)
-        predictor.run()
-        return [handle.copy_to_cpu() for handle in outputs]
 
-    return infer
+def _set_gpu(config, spec):
+    """The precision is Paddle's own, or that of the TensorRT engines; what TensorRT does not take stays with Paddle, in float32.
+
+    A Paddle without CUDA or TensorRT only logs a line when it is asked for them.
+    """
+    import paddle
+    from paddle.inference import PrecisionType
+
+    if not paddle.is_compiled_with_cuda():
+        raise Unavailable("this Paddle was built without CUDA: it needs the package paddlepaddle-gpu")
+    if not paddle.device.cuda.device_count():
+        raise Unavailable("Paddle was built for CUDA %s and finds no card it can use: is the driver too old?" % paddle.version.cuda())
+    mode, engine = getattr(PrecisionType, MODES[spec["precision"]]), spec.get("tensorrt")
+    if spec["precision"] == "int8" and not engine:
+        raise UnsupportedPrecision("Paddle has no int8 kernels of its own on NVIDIA cards: it would compute the quantized program in float")
+    config.enable_use_gpu(POOL_MIB, 0, PrecisionType.Float32 if engine else mode)
+    if engine:
+        _require_tensorrt()
+        config.enable_tensorrt_engine(max_batch_size=spec["batch"], precision_mode=mode, use_calib_mode=False)
+
+
+def _require_tensorrt():
+    from paddle.inference import get_trt_compile_version, get_trt_runtime_version
+
+    built = get_trt_compile_version()
+    if not any(built):
+        raise Unavailable("this Paddle was built without TensorRT")
+    try:
+        get_trt_runtime_version()
+    except RuntimeError as error:
+        raise Unavailable(
+            "Paddle finds no TensorRT %d.%d.%d, for which it was built: name the folder of its libraries in LD_LIBRARY_PATH" % tuple(built)
+        ) from error
 
 
 def executed_kernels(spec, feed):
@@ -97,9 +168,6 @@ def _primitives(spec, feed, runs):
 
 
 def _require_bf16():
-    from edge_worker.machine import _cpuinfo
-    from edge_worker.tasks import UnsupportedPrecision
-
     flags = set((_cpuinfo().get("flags") or "").split())
     if not flags & BF16_FLAGS:
         raise UnsupportedPrecision("oneDNN has no bf16 kernels for this processor (needs AVX-512); Paddle would compute in fp32")

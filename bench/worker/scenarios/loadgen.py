@@ -17,6 +17,8 @@ import tempfile
 import time
 from time import perf_counter_ns
 
+from edge_worker.failures import Unavailable
+
 #: LoadGen generates twice the queries that fill the shortest time at the expected latency; the fastest call times this is expected of all.
 MARGIN = 0.75
 #: Calls whose fastest is taken for that.
@@ -44,8 +46,6 @@ def _imported():
     try:
         import mlperf_loadgen
     except ImportError as error:
-        from edge_worker.tasks import Unavailable
-
         raise Unavailable(
             "MLPerf LoadGen cannot be imported (%s); run: %s -m pip install mlcommons-loadgen==6.0.17" % (error, sys.executable)
         ) from error
