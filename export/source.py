@@ -134,7 +134,7 @@ def source_outputs(source: dict[str, Any], inputs: list[str], out: str, progress
     """
     origin = ModelSource.from_dict(source)
     arrays = [np.load(path, allow_pickle=False) for path in inputs]
-    run = _checked(origin, _run_layer(origin) if origin.kind in ("zoo", "vision", "factory") else _run_program(origin))
+    run = _checked(origin, _run_layer(origin) if origin.has_layer else _run_program(origin))
     parts: list[list[np.ndarray]] = []
     count = len(arrays[0])
     for start in range(0, count, BATCH):

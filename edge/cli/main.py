@@ -13,6 +13,7 @@ import click
 from edge.cli.bench import bench
 from edge.cli.check import check
 from edge.cli.compare import compare
+from edge.cli.compress import compress
 from edge.cli.demo import demo
 from edge.cli.devices import devices
 from edge.cli.diff import diff
@@ -43,7 +44,7 @@ def edge() -> None:
     """
 
 
-for command in (demo, study, export, diff, bench, check, compare, report, support, devices, doctor):
+for command in (demo, study, compress, export, diff, bench, check, compare, report, support, devices, doctor):
     edge.add_command(command)
 
 

@@ -1,11 +1,6 @@
-"""Offline distillation of a teacher into a student, by softened logits and by hints.
+"""Offline distillation as the demo does it: the teacher's outputs are computed once, and any number of students learn from them.
 
-Sources:
-    Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531): cross-entropy with the
-    labels plus the divergence from the teacher's softmax at temperature T, times T^2, so that its gradients keep their
-    size when T changes.
-    Romero et al. 2014, "FitNets: Hints for Thin Deep Nets" (arXiv 1412.6550): the student's hidden layer is drawn to the
-    teacher's. Both hint layers are 128 wide here, so no regressor is needed between them.
+The losses and their sources are those of `edge.compress.teaching`. Both hint layers are 128 wide here, so no regressor is needed between them.
 """
 
 from __future__ import annotations
@@ -17,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edge.compress.teaching import hint_loss, taught_loss
 from edge.compress.train import BatchLoss, Progress, TrainConfig, fit
 from edge.datasets import Split
 
@@ -111,11 +107,8 @@ def distillation_loss(
     """
     from paddle.nn import functional as F
 
-    t = config.temperature
-    hard = F.cross_entropy(student_logits, labels)
-    soft = F.kl_div(F.log_softmax(student_logits / t), F.softmax(teacher_logits / t), reduction="batchmean")
-    hint = F.mse_loss(student_features, teacher_features)
-    return (1 - config.alpha) * hard + config.alpha * t * t * soft + config.hint * hint
+    taught = taught_loss(student_logits, labels, F.softmax(teacher_logits / config.temperature), config.temperature, config.alpha)
+    return taught + config.hint * hint_loss(student_features, teacher_features)
 
 
 def train_alone(model: ConvNet, data: Split, config: TrainConfig, progress: Progress | None = None) -> None:

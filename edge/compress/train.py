@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from paddle import Tensor, nn
 
+
+class Constraint(Protocol):
+    """What must stay true of a parameter whatever it is trained for: pruned weights stay zero, shared ones stay equal."""
+
+    def project(self, values: Tensor) -> Tensor:
+        """The nearest values that hold to it, of the same shape."""
+        ...
+
+    def gradient(self, gradient: Tensor) -> Tensor:
+        """What of the gradient moves the parameter within it."""
+        ...
+
+
 #: Called after each batch: (steps done, steps in all, running loss).
 Progress = Callable[[int, int, float], None]
 #: Loss of one batch: (images, labels, positions of the batch in the training set) -> scalar.
@@ -23,25 +36,42 @@ BatchLoss = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Adam (Kingma and Ba 2014) at a constant rate.
+    """Adam (Kingma and Ba 2014).
 
     Attributes:
         epochs: passes over the training set; the last short batch is dropped.
         seed: of the batch order (the model's own initialisation has its own).
+        cosine: the rate falls to zero by half a cosine (Loshchilov and Hutter 2016), else it is constant.
+        weight_decay: apart from the gradient (Loshchilov and Hutter 2017).
     """
 
     epochs: int
     learning_rate: float = 1e-3
     batch_size: int = 64
     seed: int = 0
+    cosine: bool = False
+    weight_decay: float = 0.0
 
 
 def steps_in(config: TrainConfig, samples: int) -> int:
     return config.epochs * (samples // config.batch_size)
 
 
-def fit(model: nn.Layer, data: Split, loss_of: BatchLoss, config: TrainConfig, progress: Progress | None = None) -> None:
+def fit(
+    model: nn.Layer,
+    data: Split,
+    loss_of: BatchLoss,
+    config: TrainConfig,
+    progress: Progress | None = None,
+    *,
+    held: Sequence[tuple[Tensor, Constraint]] = (),
+    helpers: Sequence[nn.Layer] = (),
+) -> None:
     """Train ``model`` in place.
+
+    Args:
+        held: parameters, and what they are held to after each step.
+        helpers: layers that the loss uses and that learn along with the model.
 
     Raises:
         CheckFailed: the loss became NaN or infinite; the message names the step.
@@ -49,18 +79,27 @@ def fit(model: nn.Layer, data: Split, loss_of: BatchLoss, config: TrainConfig, p
     import paddle
 
     images, labels = paddle.to_tensor(data.images), paddle.to_tensor(data.labels)
-    optimizer = paddle.optimizer.Adam(config.learning_rate, parameters=model.parameters())
     order = np.random.default_rng(config.seed)
     total, done, running = steps_in(config, len(data)), 0, 0.0
-    model.train()
+    rate = paddle.optimizer.lr.CosineAnnealingDecay(config.learning_rate, max(total, 1)) if config.cosine else config.learning_rate
+    trained = paddle.nn.LayerList([model, *helpers])
+    decay = {"weight_decay": config.weight_decay} if config.weight_decay else {}
+    optimizer = (paddle.optimizer.AdamW if decay else paddle.optimizer.Adam)(rate, parameters=trained.parameters(), **decay)
+    trained.train()
     for _ in range(config.epochs):
         shuffled = order.permutation(len(data))
         for start in range(0, len(data) - config.batch_size + 1, config.batch_size):
             batch = paddle.to_tensor(shuffled[start : start + config.batch_size])
             loss = loss_of(paddle.gather(images, batch), paddle.gather(labels, batch), batch)
             loss.backward()
+            for parameter, constraint in held:
+                parameter.grad.set_value(constraint.gradient(parameter.grad))
             optimizer.step()
+            for parameter, constraint in held:
+                parameter.set_value(constraint.project(parameter))
             optimizer.clear_grad()
+            if isinstance(rate, paddle.optimizer.lr.LRScheduler):
+                rate.step()
             done += 1
             value = float(loss)
             if not np.isfinite(value):
@@ -68,7 +107,7 @@ def fit(model: nn.Layer, data: Split, loss_of: BatchLoss, config: TrainConfig, p
             running = value if done == 1 else 0.98 * running + 0.02 * value
             if progress:
                 progress(done, total, running)
-    model.eval()
+    trained.eval()
 
 
 def predict(model: nn.Layer, images: NDArray[np.float32], batch_size: int = 250) -> NDArray[np.float32]:

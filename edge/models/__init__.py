@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edge.errors import BadInput
 
@@ -20,14 +20,16 @@ class ModelEntry:
     Attributes:
         build: makes the untrained ``nn.Layer``.
         inputs: input name -> (shape, dtype); None is the dynamic batch dimension.
-        classes: width of the logits; None where the outputs are no logits.
+        classes: that it tells apart, the width of its logits; None where it gives none.
         about: one line for ``edge export --help``.
+        task: what it is trained for: ``retrieval`` is of captions by images, and of images by captions.
     """
 
     build: Callable[[], nn.Layer]
     inputs: dict[str, tuple[tuple[int | None, ...], str]]
     classes: int | None
     about: str
+    task: Literal["classification", "retrieval"] = "classification"
 
 
 def _convnet(channels: int) -> Callable[[], nn.Layer]:
@@ -57,6 +59,11 @@ ZOO: dict[str, ModelEntry] = {
     "mnist_teacher": ModelEntry(_convnet(32), _IMAGE_28, 10, "conv 32-64, fc 3136-128-10, on 28x28 grey images"),
     "mnist_student": ModelEntry(_convnet(16), _IMAGE_28, 10, "conv 16-32, fc 1568-128-10, on 28x28 grey images"),
     "lenet5": ModelEntry(_from("lenet", "LeNet5"), _IMAGE_28, 10, "conv 6-16, fc 400-120-84-10, on 28x28 grey images"),
+    "lenet300": ModelEntry(_from("classic", "LeNet300"), _IMAGE_28, 10, "fc 784-300-100-10, on 28x28 grey images"),
+    "lenet5_caffe": ModelEntry(_from("classic", "LeNet5Caffe"), _IMAGE_28, 10, "conv 20-50, fc 800-500-10, on 28x28 grey images"),
+    "alexnet28": ModelEntry(_from("classic", "AlexNet28"), _IMAGE_28, 10, "five convolutions, three linear layers, on 28x28 grey images"),
+    "vgg28": ModelEntry(_from("classic", "Vgg28"), _IMAGE_28, 10, "six convolutions in pairs, two linear layers, on 28x28 grey images"),
+    "resnet28": ModelEntry(_from("classic", "ResNet28"), _IMAGE_28, 10, "six residual blocks, on 28x28 grey images"),
     "fashion_net": ModelEntry(
         _from("fashion", "FashionNet"), _IMAGE_28, 10, "separable convolutions, batch norms, one residual, on 28x28 grey images"
     ),
@@ -69,6 +76,13 @@ ZOO: dict[str, ModelEntry] = {
         {"image": ((None, 3, 32, 32), "float32"), **_IDS_16},
         None,
         "embeddings of a 32x32 colour image and of 16 token ids, and their cosine",
+    ),
+    "image_text": ModelEntry(
+        _from("image_text", "ImageText"),
+        {**_IMAGE_28, **_IDS_16},
+        10,
+        "embeddings of a 28x28 grey image and of a caption of 16 letters, and their cosine",
+        "retrieval",
     ),
 }
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edge.artifact import MANIFEST, TensorInfo, load_artifact
 from edge.errors import BadArtifact, BadInput
-from edge.models import ZOO
+from edge.models import ZOO, model_entry
 from edge.models.legacy import prepare_legacy_trace
 from edge.models.saved import SavedProgram, find_program, is_foreign
 from edge.models.weights import WEIGHT_SUFFIXES, load_weights
@@ -29,8 +29,10 @@ from edge.vocabulary import Format, Precision
 if TYPE_CHECKING:
     from paddle import nn
 
-Kind = Literal["zoo", "vision", "factory", "pir", "legacy"]
+Kind = Literal["zoo", "vision", "factory", "compressed", "pir", "legacy"]
 
+#: The record in the folder of a compressed model, `edge.compress.folder`.
+COMPRESSED = "compressed.json"
 #: dtypes that an input may have.
 DTYPES = ("float32", "int32", "int64", "bool")
 #: An input of more elements (dynamic sides taken as 1) is a slip of the keyboard.
@@ -54,7 +56,7 @@ _INPUT_NAME = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
 _INPUT_HINT = "write NAME:SHAPE:DTYPE, e.g. image:?x3x224x224:float32"
 _ACCEPTED = (
     "a zoo name, paddle.vision:NAME, PACKAGE.MODULE:FACTORY, or the path of a saved model (PREFIX, .json, .pdmodel) "
-    "or of a paddle-inference fp32 artifact"
+    "of a paddle-inference fp32 artifact, or of a compressed model"
 )
 
 
@@ -63,11 +65,11 @@ class ModelSource:
     """Where a model comes from.
 
     Attributes:
-        kind: ``zoo``, ``vision`` and ``factory`` are layers, built by `build_layer`; ``pir`` and ``legacy`` are saved programs.
+        kind: ``zoo``, ``vision``, ``factory`` and ``compressed`` are layers, built by `build_layer`; ``pir`` and ``legacy`` are saved programs.
         name: zoo name, vision architecture, ``package.module:factory``, or a name taken from the path or the artifact.
         inputs: what the layer is called with, in order. None for a saved program, which carries its own, and for a factory whose
             ``input_spec`` states them: see `inputs_of`.
-        weights: path of the weights of a layer. program, params: paths of a saved program.
+        weights: path of the weights of a layer. program, params: paths of a saved program. folder: of a compressed model.
         search_path: folder that a factory's module is imported from: where the user typed the command.
         seed: of the initial weights when none are given.
     """
@@ -78,6 +80,7 @@ class ModelSource:
     weights: str | None = None
     program: str | None = None
     params: str | None = None
+    folder: str | None = None
     search_path: str | None = None
     seed: int = 0
 
@@ -85,6 +88,11 @@ class ModelSource:
     def label(self) -> str:
         """A name for artifacts: ``[A-Za-z0-9][A-Za-z0-9._-]*``."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name, flags=re.ASCII).strip("._-") or "model"
+
+    @property
+    def has_layer(self) -> bool:
+        """Whether `build_layer` builds it; else it is a saved program."""
+        return self.kind not in ("pir", "legacy")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, for a child job."""
@@ -168,6 +176,10 @@ def build_layer(source: ModelSource) -> nn.Layer:
         layer = _vision_layer(source.name)
     elif source.kind == "factory":
         layer = _factory_layer(source)
+    elif source.kind == "compressed":
+        from edge.compress.folder import build, read_record
+
+        layer = build(read_record(Path(str(source.folder))))
     else:
         raise BadInput(f"{source.name}: a saved program has no layer to build")
     if source.weights is not None:
@@ -297,10 +309,22 @@ def _saved(text: str) -> ModelSource | None:
             path = path.parent
         if path.is_dir() and (path / MANIFEST).is_file():
             return _artifact(path)
+        if path.is_dir() and (path / COMPRESSED).is_file():
+            return _compressed(path)
         found = find_program(path)
     except OSError as error:
         raise BadInput(f"{text[:80]}: cannot be read: {error.strerror}") from error
     return None if found is None else _program_source(found, found.stem)
+
+
+def _compressed(folder: Path) -> ModelSource:
+    from edge.compress.folder import WEIGHTS, read_record
+
+    record = read_record(folder)
+    inputs = tuple(TensorInfo(name=name, shape=shape, dtype=dtype) for name, (shape, dtype) in model_entry(record.model).inputs.items())
+    name = folder.resolve().name
+    label = f"{record.model}-{name}" if name.startswith("seed-") else name
+    return ModelSource("compressed", label, inputs, weights=str(folder.absolute() / WEIGHTS), folder=str(folder.absolute()))
 
 
 def _artifact(folder: Path) -> ModelSource:

@@ -91,7 +91,7 @@ def source_of(artifact: Artifact, text: str, *, weights: Path | None = None, see
         BadInput: there is no such model, or it is called with other inputs.
     """
     source = resolve_model(text, weights=weights, seed=seed)
-    if source.kind in ("pir", "legacy"):
+    if not source.has_layer:
         return source
     return resolve_model(text, weights=weights, inputs=artifact.manifest.inputs, seed=seed)
 
@@ -195,7 +195,7 @@ def _check_inputs(artifact: Artifact, source: ModelSource, workspace: Workspace)
     def described(tensors: list[TensorInfo]) -> list[tuple[str, int, str]]:
         return [(tensor.name, len(tensor.shape), tensor.dtype) for tensor in tensors]
 
-    taken = [TensorInfo(**tensor) for tensor in workspace.described()["inputs"]] if source.kind in ("pir", "legacy") else None
+    taken = [TensorInfo(**tensor) for tensor in workspace.described()["inputs"]] if not source.has_layer else None
     if taken is not None and sorted(described(taken)) != sorted(described(list(artifact.manifest.inputs))):
         raise _wrong(artifact, source, f"it takes {', '.join(tensor.name for tensor in taken)[:200]}")
 

@@ -1,0 +1,124 @@
+"""A compressed model on disk: the record with what was done, the weights that `edge export` takes, and the packed file that counts.
+
+compressed.json      the model, its surgery, the data, each step's record, sizes and errors
+model.safetensors    what the packed file decodes to
+packed.bin           see `edge.compress.packing`
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from edge.compress.changes import Changes
+from edge.compress.packing import pack, unpack
+from edge.compress.steps import rebuild
+from edge.errors import BadInput
+from edge.files import read_limited, write_atomic
+from edge.models import model_entry
+from edge.models.weights import load_weights, save_weights
+from edge.vocabulary import Frozen
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+RECORD, WEIGHTS, PACKED = "compressed.json", "model.safetensors", "packed.bin"
+MAX_RECORD, MAX_PACKED = 64 << 20, 1 << 30
+
+
+class StepRecord(Frozen):
+    """What a step did: its settings, its own record, seconds, and top-1 on the held-out images after it, in %.
+
+    ``changes``: against the dense net, on the held-out images; None for the step that made it.
+    """
+
+    step: dict[str, Any]
+    record: dict[str, Any]
+    seconds: float
+    held_out: float
+    changes: Changes | None = None
+
+
+class Compressed(Frozen):
+    """``compressed.json``. Errors are shares of the test images in %, sizes are in bytes; ``ratio`` is dense over packed.
+
+    ``changes``: against the dense net, on the test images.
+    """
+
+    schema_version: Literal[1] = 1
+    model: str
+    data: str
+    seed: int
+    surgery: tuple[tuple[str, dict[str, Any]], ...] = Field((), max_length=10_000)
+    steps: tuple[StepRecord, ...]
+    baseline_bytes: int
+    packed_bytes: int
+    error_before: float
+    error_after: float
+    parameters: int
+    seconds: float
+    changes: Changes | None = None
+
+    @property
+    def ratio(self) -> float:
+        return self.baseline_bytes / self.packed_bytes
+
+
+def packed_state(layer: nn.Layer) -> bytes:
+    """Everything that the layer needs to run, in the order of its state."""
+    return pack([np.asarray(value.numpy(), np.float32) for value in layer.state_dict().values()])
+
+
+def write_folder(folder: Path, layer: nn.Layer, packed: bytes, record: Compressed) -> None:
+    """The record last: a folder without one is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(layer, folder / WEIGHTS)
+    write_atomic(folder / PACKED, packed)
+    write_atomic(folder / RECORD, json.dumps(record.model_dump(mode="json"), indent=1))
+
+
+def read_record(folder: Path) -> Compressed:
+    """The record of a compressed model.
+
+    Raises:
+        BadInput: no such folder, or one that is damaged.
+    """
+    try:
+        return Compressed.model_validate(json.loads(read_limited(folder / RECORD, MAX_RECORD, "record of a compressed model")))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadInput(f"{folder / RECORD}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{folder / RECORD}: not readable JSON: {error}") from error
+
+
+def build(record: Compressed) -> nn.Layer:
+    """The layer with its structure as the surgery left it, and initial weights."""
+    return rebuild(model_entry(record.model).build(), [(name, dict(details)) for name, details in record.surgery])
+
+
+def load(folder: Path) -> nn.Layer:
+    """The layer with the weights that `edge export` takes."""
+    layer = build(read_record(folder))
+    load_weights(layer, folder / WEIGHTS)
+    return layer
+
+
+def decode(folder: Path) -> nn.Layer:
+    """The layer with the weights of the packed file.
+
+    Raises:
+        BadInput: the packed file is damaged, or does not fit the model.
+    """
+    layer = build(read_record(folder))
+    tensors = unpack(read_limited(folder / PACKED, MAX_PACKED, "packed model"))
+    state: dict[str, Any] = layer.state_dict()
+    shapes = [list(value.shape) for value in state.values()]
+    if [list(tensor.shape) for tensor in tensors] != shapes:
+        raise BadInput(f"{folder / PACKED}: holds other tensors than the model of {RECORD}")
+    layer.set_state_dict({name: np.asarray(tensor) for name, tensor in zip(state, tensors, strict=True)})
+    return layer

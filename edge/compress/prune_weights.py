@@ -1,0 +1,116 @@
+"""Weights to zero: below a threshold or to a sparsity, over the whole net or layer by layer, N of M, at random; at once or gradually.
+
+Sources: Han, Pool, Tran and Dally 2015, "Learning both Weights and Connections" (magnitude, with training in between); Zhu and Gupta 2017, "To prune,
+or not to prune" (the cubic schedule of gradual pruning); Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (N:M).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from edge.compress.constraints import Mask
+from edge.compress.technique import Record, Step, Subject
+from edge.compress.train import TrainConfig
+from edge.errors import BadInput
+
+
+class PruneWeights(Step):
+    """Prune the weights of convolutions and linear layers; biases and norms stay.
+
+    Attributes:
+        sparsity: share that is zero in the end, of all together (``scope`` global) or of each layer (``layer``). per_layer: of single ones.
+        threshold: instead of a sparsity, magnitudes below this times the layer's standard deviation.
+        pattern: ``N:M``: the N largest of each M neighbours along the inputs stay.
+        importance: ``magnitude``, or ``random`` for a baseline.
+        rounds: steps in which the sparsity grows, by a cube; after each ``epochs`` of training.
+    """
+
+    step: Literal["prune-weights"] = "prune-weights"
+    sparsity: float | None = Field(None, gt=0, lt=1)
+    per_layer: dict[str, float] = Field(default_factory=dict)
+    threshold: float | None = Field(None, gt=0)
+    pattern: str | None = Field(None, pattern=r"^[1-9]\d?:[1-9]\d?$")
+    scope: Literal["global", "layer"] = "global"
+    importance: Literal["magnitude", "random"] = "magnitude"
+    rounds: int = Field(1, ge=1, le=200)
+    epochs: int = Field(0, ge=0, le=100)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    batch_size: int = Field(64, ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PruneWeights:
+        ways = (self.sparsity is not None or bool(self.per_layer), self.threshold is not None, self.pattern is not None)
+        if sum(ways) != 1:
+            raise ValueError("state one of sparsity or per_layer, threshold, pattern")
+        if self.pattern and int(self.pattern.partition(":")[0]) >= int(self.pattern.partition(":")[2]):
+            raise ValueError(f"pattern {self.pattern} leaves nothing to prune")
+        if bad := next((name for name, share in self.per_layer.items() if not 0 <= share < 1), None):
+            raise ValueError(f"per_layer: {bad}: a sparsity is from 0 to less than 1")
+        return self
+
+    def run(self, subject: Subject) -> Record:
+        weights = prunable(subject)
+        if unknown := sorted(set(self.per_layer) - set(weights)):
+            raise BadInput(f"there is no weight {unknown[0]!r} to prune", hint=f"there are: {', '.join(weights)}")
+        random = np.random.default_rng(subject.seed)
+        scores = {name: random.random(value.shape) for name, value in weights.items()} if self.importance == "random" else None
+        for number in range(1, self.rounds + 1):
+            share = 1 - (1 - number / self.rounds) ** 3  # of the way to the sparsity
+            current = {name: np.abs(value) for name, value in prunable(subject).items()}
+            for name, keep in self._keep(scores or current, current, share).items():
+                subject.constraints[name] = Mask(keep)
+            subject.hold()
+            if self.epochs:
+                seed = subject.seed + number
+                subject.fit(TrainConfig(self.epochs, self.learning_rate, self.batch_size, seed))
+        return {"sparsity": sparsity_of(subject), "by_layer": {name: float(np.mean(value == 0)) for name, value in prunable(subject).items()}}
+
+    def _keep(self, scores: dict[str, NDArray[np.float64]], sizes: dict[str, NDArray[np.float64]], share: float) -> dict[str, NDArray[np.bool_]]:
+        if self.pattern:
+            kept, group = map(int, self.pattern.split(":"))
+            return {name: largest_of_each(score, kept, group) for name, score in scores.items()}
+        if self.threshold is not None:
+            return {name: size >= self.threshold * share * size.std() for name, size in sizes.items()}
+        if self.per_layer or self.scope == "layer":
+            wanted = {name: self.per_layer.get(name, self.sparsity or 0.0) * share for name in scores}
+            return {name: above(score, wanted[name]) for name, score in scores.items()}
+        together = above(np.concatenate([score.ravel() for score in scores.values()]), (self.sparsity or 0.0) * share)
+        ends = np.cumsum([score.size for score in scores.values()])[:-1]
+        return {name: part.reshape(scores[name].shape) for name, part in zip(scores, np.split(together, ends), strict=True)}
+
+
+def above(scores: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
+    """True but for this share of the scores, the smallest ones."""
+    count = round(share * scores.size)
+    keep = np.ones(scores.size, bool)
+    keep[np.argsort(scores, axis=None, kind="stable")[:count]] = False
+    return keep.reshape(scores.shape)
+
+
+def largest_of_each(scores: NDArray[np.float64], kept: int, group: int) -> NDArray[np.bool_]:
+    """True for the ``kept`` largest of each ``group`` neighbours in a weight's inputs.
+
+    Raises:
+        BadInput: the inputs do not divide into groups.
+    """
+    rows = scores.T if scores.ndim == 2 else scores.reshape(len(scores), -1)  # Paddle's linear weights are [inputs, outputs]
+    if rows.shape[1] % group:
+        return np.ones(scores.shape, bool)  # such a layer stays dense, as in NVIDIA's recipe
+    groups = rows.reshape(-1, group)
+    keep = np.zeros(groups.shape, bool)
+    np.put_along_axis(keep, np.argsort(-groups, axis=1, kind="stable")[:, :kept], True, axis=1)
+    return keep.reshape(rows.shape).T if scores.ndim == 2 else keep.reshape(scores.shape)
+
+
+def prunable(subject: Subject) -> dict[str, NDArray[np.float32]]:
+    """The weights of convolutions and linear layers, by their names in the state."""
+    return {name: value.numpy() for name, value in subject.layer.named_parameters() if value.ndim >= 2}
+
+
+def sparsity_of(subject: Subject) -> float:
+    weights = prunable(subject).values()
+    return sum(int((value == 0).sum()) for value in weights) / sum(value.size for value in weights)

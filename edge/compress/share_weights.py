@@ -1,0 +1,71 @@
+"""Weights that share a few values: k-means over a layer's weights, then training of the shared values (Han, Mao and Dally 2015, section 3)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from edge.compress.constraints import Shared
+from edge.compress.prune_weights import prunable
+from edge.compress.technique import Record, Step, Subject, trained
+from edge.compress.train import TrainConfig
+
+
+class ShareWeights(Step):
+    """``bits``: 2^bits values a layer, one of them zero where the layer is pruned; ``per_layer``: of single ones, by the weight's name.
+
+    ``value_bits`` of the shared values themselves: 32, or 16 (bfloat16's upper half: the lower bytes are zero and pack to nothing).
+    ``biases``: bits of what all other parameters share, 0 leaves them.
+    """
+
+    step: Literal["share-weights"] = "share-weights"
+    bits: int = Field(4, ge=1, le=8)
+    per_layer: dict[str, int] = Field(default_factory=dict)
+    value_bits: Literal[16, 32] = 16
+    biases: int = Field(0, ge=0, le=8)
+    epochs: int = Field(1, ge=0, le=100)
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    batch_size: int = Field(64, ge=1, le=4096)
+
+    def run(self, subject: Subject) -> Record:
+        weights = prunable(subject)
+        bits = {name: self.per_layer.get(name, self.bits) for name in weights}
+        if self.biases:
+            bits |= {name: self.biases for name in trained(subject.layer) if name not in weights}
+        values = {name: parameter.numpy() for name, parameter in trained(subject.layer).items()}
+        for name, count in bits.items():
+            subject.constraints[name] = Shared(clustered(values[name], 2**count))
+        subject.hold()
+        if self.epochs:
+            subject.fit(TrainConfig(self.epochs, self.learning_rate, self.batch_size, subject.seed))
+        if self.value_bits == 16:
+            for name, parameter in trained(subject.layer).items():
+                if name in bits:
+                    parameter.set_value(to_bfloat16(parameter.numpy()))
+        return {"bits": bits}
+
+
+def clustered(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """The code of each value: 0 for zeros, from 1 on for at most ``count`` clusters of the others (one fewer where there are zeros)."""
+    from scipy.cluster.vq import kmeans2
+
+    flat = values.reshape(-1).astype(np.float64)
+    codes = np.zeros(flat.size, np.int64)
+    places = np.flatnonzero(flat)
+    kept = flat[places]
+    clusters = min(count - (len(places) < flat.size), len(np.unique(kept)))
+    if clusters < 1:
+        return codes.reshape(values.shape)
+    start = np.linspace(kept.min(), kept.max(), clusters)  # Han's choice: large weights are few and matter most
+    _, labels = kmeans2(kept, start, minit="matrix", missing="warn") if clusters > 1 else (start, np.zeros(len(kept), np.int64))
+    codes[places] = 1 + np.unique(labels, return_inverse=True)[1].reshape(-1)
+    return codes.reshape(values.shape)
+
+
+def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rounded to the nearest value whose lower 16 bits are zero; a tie goes to the even one."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)

@@ -1,0 +1,142 @@
+"""Recipes: what is wrong in one is a sentence; what one makes is proven, gone on with, and exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.compress.folder import PACKED, RECORD, WEIGHTS, decode, load, read_record
+from edge.compress.recipe import read_recipe
+from edge.compress.run import STATES, run_recipe
+from edge.compress.share_weights import ShareWeights
+from edge.compress.technique import Subject, trained
+from edge.datasets import load_dataset
+from edge.errors import BadInput, CheckFailed
+from edge.models import model_entry
+from tests.conftest import run_edge
+
+HEAD = 'schema_version = 1\nmodel = "lenet300"\ndata = "digits"\n'
+TRAIN = '[[steps]]\nstep = "train"\nepochs = 12\n'
+PRUNE = '[[steps]]\nstep = "prune-weights"\nsparsity = 0.9\nrounds = 2\nepochs = 1\n'
+SHARE = '[[steps]]\nstep = "share-weights"\nbits = 4\nbiases = 4\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model =", "not a TOML file"),
+        ('model = "lenet300"', "schema_version: Field required"),
+        (HEAD, "steps: Field required"),
+        (HEAD.replace("lenet300", "lenet3"), "steps"),
+        (HEAD.replace("lenet300", "lenet3") + TRAIN, "unknown model 'lenet3'"),
+        (HEAD.replace("digits", "dogs") + TRAIN, "unknown data set 'dogs'"),
+        (HEAD + TRAIN.replace("train", "trane"), "step 1: there is no step 'trane'"),
+        (HEAD + TRAIN + PRUNE.replace("0.9", "1.5"), "step 2, prune-weights: sparsity: "),
+        (HEAD + TRAIN + PRUNE.replace("sparsity = 0.9", ""), "state one of sparsity"),
+        (HEAD + TRAIN + PRUNE.replace("sparsity = 0.9", 'pattern = "4:2"'), "leaves nothing to prune"),
+        (HEAD + TRAIN + SHARE.replace("bits = 4", "bits = 9"), "share-weights: bits: "),
+        (HEAD + TRAIN + "surprise = 1\n", "surprise"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as raised:
+        read_recipe(path)
+    assert (words in str(raised.value) and "recipe.toml" in str(raised.value)) or "unknown model" in words
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compress")
+    (folder / "recipe.toml").write_text(HEAD + TRAIN + PRUNE + SHARE)
+    ran = run_edge("compress", folder / "recipe.toml", "--out", folder / "out", "--json")
+    assert ran.code == 0, ran.err
+    (record,) = json.loads(ran.out)
+    assert record["ratio"] if "ratio" in record else record["baseline_bytes"] / record["packed_bytes"] > 15
+    return folder / "out" / "seed-0"
+
+
+def test_what_was_made_is_small_right_and_sparse(compressed: Path) -> None:
+    record, layer = read_record(compressed), load(compressed)
+    assert record.packed_bytes == (compressed / PACKED).stat().st_size and record.baseline_bytes == 4 * 266_610
+    assert record.ratio > 15 and record.error_after < record.error_before + 5 < 20
+    weights = {name: value.numpy() for name, value in layer.named_parameters()}
+    zeros = sum(int((value == 0).sum()) for value in weights.values() if value.ndim == 2)
+    assert zeros / sum(value.size for value in weights.values() if value.ndim == 2) == pytest.approx(0.9, abs=0.001)
+    assert all(len(np.unique(value)) <= 16 for value in weights.values())
+    assert not (compressed / STATES).exists() and [step.step["step"] for step in record.steps] == ["train", "prune-weights", "share-weights"]
+
+
+def test_the_packed_file_decodes_to_the_very_weights(compressed: Path) -> None:
+    a, b = (layer.state_dict() for layer in (decode(compressed), load(compressed)))
+    assert all(a[name].numpy().tobytes() == b[name].numpy().tobytes() for name in b)
+    ran = run_edge("compress", "--verify", compressed)
+    assert ran.code == 0 and "as recorded" in ran.out
+
+
+@pytest.mark.parametrize(("file", "code"), [(PACKED, 2), (RECORD, 2), (WEIGHTS, 2)])
+def test_a_damaged_model_is_not_proven(compressed: Path, tmp_path: Path, file: str, code: int) -> None:
+    shutil.copytree(compressed, tmp_path / "m")
+    data = (tmp_path / "m" / file).read_bytes()
+    (tmp_path / "m" / file).write_bytes(data[: len(data) // 2])
+    ran = run_edge("compress", "--verify", tmp_path / "m")
+    assert ran.code == code and ran.err.startswith("edge: ") and "Traceback" not in ran.err
+
+
+def test_a_record_that_promises_too_much_is_found_out(compressed: Path, tmp_path: Path) -> None:
+    shutil.copytree(compressed, tmp_path / "m")
+    record = json.loads((tmp_path / "m" / RECORD).read_text())
+    (tmp_path / "m" / RECORD).write_text(json.dumps({**record, "error_after": 0.0, "packed_bytes": 10}))
+    ran = run_edge("compress", "--verify", tmp_path / "m")
+    assert ran.code == 1 and "packed_bytes" in ran.err and "error_after" in ran.err
+
+
+def test_the_same_seed_gives_the_same_bytes_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(HEAD + TRAIN.replace("12", "2") + PRUNE)
+    recipe = json.loads(read_recipe(tmp_path / "r.toml").model_dump_json())
+    calls: list[str] = []
+
+    def stop_in_the_second_step(done: int, total: int, note: str = "") -> None:
+        calls.append(note)
+        if note.startswith("2/2"):
+            raise KeyboardInterrupt
+
+    whole = run_recipe(recipe, 3, str(tmp_path / "a"), lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, 3, str(tmp_path / "b"), stop_in_the_second_step)
+    resumed: list[str] = []
+    again = run_recipe(recipe, 3, str(tmp_path / "b"), lambda done, total, note="": resumed.append(note))
+    assert any(note.startswith("1/2") for note in calls) and not any(note.startswith("1/2") for note in resumed), "the first step is not done again"
+    assert again["packed_bytes"] == whole["packed_bytes"] and again["error_after"] == whole["error_after"]
+    assert (tmp_path / "a" / PACKED).read_bytes() == (tmp_path / "b" / PACKED).read_bytes()
+
+
+def test_a_run_that_gets_worse_than_the_recipe_allows_stops(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(HEAD.replace("data", "stop_above_error = 1.0\ndata") + TRAIN.replace("12", "1"))
+    recipe = json.loads(read_recipe(tmp_path / "r.toml").model_dump_json())
+    with pytest.raises(CheckFailed, match="the recipe stops above 1 %"):
+        run_recipe(recipe, 0, str(tmp_path / "out"), lambda *_: None)
+    assert not (tmp_path / "out" / RECORD).exists()
+
+
+def test_a_compressed_model_is_exported_like_any(compressed: Path, tmp_path: Path) -> None:
+    ran = run_edge("export", compressed, "--format", "onnx", "--precision", "fp32", "--calibration", "digits", "--out", tmp_path, "--json")
+    assert ran.code == 0, ran.err
+    (cell,) = json.loads(ran.out)
+    assert (
+        cell["status"] == "ok" and cell["parity"]["passed"] and cell["parity"]["accuracy"] == pytest.approx(100 - read_record(compressed).error_after)
+    )
+
+
+def test_a_net_with_batch_norms_shares_its_values_and_trains_on() -> None:
+    data = load_dataset("digits")
+    subject = Subject("resnet28", model_entry("resnet28").build(), data.train.head(128), data.test.head(64))
+    ShareWeights(bits=4, biases=4).run(subject)
+    assert all(len(np.unique(value.numpy())) <= 16 for value in trained(subject.layer).values())
+    statistics = [value.numpy() for name, value in subject.layer.state_dict().items() if name.endswith("_variance")]
+    assert any(len(np.unique(value)) > 16 for value in statistics), "statistics are no weights"
