@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,19 +12,27 @@ from edge.errors import BadInput
 
 if TYPE_CHECKING:
     from edge.compress.changes import Changes
+    from edge.compress.result import Result
 
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the compressed models, one a seed.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder of what single steps have made, kept for recipes that begin alike.")
+@click.option("--time", "timed", is_flag=True, help="Export the dense and the compressed model to every format, and time them in turns.")
+@click.option("--target", default="local", show_default=True, metavar="T", help="Where latency is measured: local, limited, ssh:USER@HOST[:PORT].")
+@click.option("--device", help="The device that the target stands for; edge devices lists them.")
 @click.option(
-    "--verify", "proven", type=click.Path(path_type=Path), metavar="DIR", help="Decode a packed model, run it on the test set, recompute all."
+    "--verify", "proven", type=click.Path(path_type=Path), metavar="DIR", help="Decode what was packed, run it on the test set, recompute all."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the records on stdout as JSON.")
-def compress(recipe: Path | None, out: Path | None, proven: Path | None, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the result, or the proof, on stdout as JSON.")
+def compress(
+    recipe: Path | None, out: Path | None, cache: Path | None, timed: bool, target: str, device: str | None, proven: Path | None, as_json: bool
+) -> None:
     """Run the steps of RECIPE (.toml) on its model and data, for each seed; or prove what was packed.
 
-    Writes OUT/seed-N with the record, the weights that `edge export` takes, and the packed file. Interrupted, it goes on with the same command.
+    Writes OUT/seed-N with the record, the weights that `edge export` takes, and the packed file, and OUT/NAME.result.json, which `edge report`
+    takes. Interrupted, it goes on with the same command.
 
     \b
     A recipe:
@@ -42,36 +50,73 @@ def compress(recipe: Path | None, out: Path | None, proven: Path | None, as_json
 
     \b
     Example:
-      edge compress edge/recipes/lenet300.toml --out out/lenet300
-      edge compress --verify out/lenet300/seed-0
+      edge compress edge/recipes/lenet300-100x.toml --out out/lenet300-100x
+      edge compress --verify out/lenet300-100x
     """
-    from edge.cli.display import Display, print_table
+    from edge.cli.display import Display
     from edge.compress.recipe import read_recipe
+    from edge.compress.result import SUFFIX, result_of, write_result
     from edge.workflows.compress import compress as run
-    from edge.workflows.compress import verify
+    from edge.workflows.compress import verify_all
+    from edge.workflows.speed import Clock, measure_speed
 
     if (recipe is None) == (proven is None):
         raise BadInput("name a recipe, or a compressed model to --verify", hint="edge compress --help")
     if proven is not None:
-        found = verify(proven)
-        click.echo(json.dumps(found) if as_json else f"{proven}: {found['packed_bytes']:,} bytes, error {found['error_after']:.2f} %: as recorded")
+        _say_proof(verify_all(proven), as_json)
         return
     if out is None or recipe is None:
         raise BadInput("nothing says where the models go", hint="add --out DIR")
-    asked = read_recipe(recipe)
+    asked, clock = read_recipe(recipe), Clock(target, device)
+    if timed:
+        clock.make().close()  # a target that is not there is said now, not hours later
     with Display() as display:
-        records = run(asked, out, lambda seed, done, total, note: display.progress(f"seed {seed}", done, total, note))
+        records = run(
+            asked, recipe.read_bytes(), out, lambda seed, done, total, note: display.progress(f"seed {seed}", done, total, note), cache=cache,
+            clock=clock,
+        )  # fmt: skip
+        result = result_of(recipe.stem, asked, records)
+        write_result(out / f"{recipe.stem}{SUFFIX}", result)
+        if timed:
+            found = measure_speed(out / f"seed-{result.seed}", out, clock, lambda done, total, note: display.progress("time", done, total, note))
+            result = result.model_copy(update={"speed": found.speed, "exports": found.exports, "environment": found.environment})
+            write_result(out / f"{recipe.stem}{SUFFIX}", result)
     if as_json:
-        click.echo(json.dumps([record.model_dump(mode="json") for record in records.values()]))
+        click.echo(result.model_dump_json(indent=1))
         return
-    heads = ("seed", "dense bytes", "packed bytes", "ratio", "error before %", "error after %", "weights left", "seconds")
+    _show(result, {seed: record.changes for seed, record in records.items() if record.changes})
+
+
+def _say_proof(found: dict[str, dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    for name, proof in found.items():
+        error = "random weights, no error" if proof["error_after"] is None else f"error {proof['error_after']:.2f} %"
+        click.echo(
+            f"{name}: {proof['packed_bytes']:,} bytes, {proof['baseline_bytes'] / proof['packed_bytes']:.1f} times smaller, {error}: as recorded"
+        )
+
+
+def _show(result: Result, changes: dict[int, Changes]) -> None:
+    from edge.bench.present import number
+    from edge.cli.display import print_table
+
+    heads = ("seed", "dense bytes", "packed bytes", "ratio", "error before %", "error after %", "weights left", "M MACs", "seconds")
     rows = [
-        (str(seed), f"{r.baseline_bytes:,}", f"{r.packed_bytes:,}", f"{r.ratio:.1f}", f"{r.error_before:.2f}", f"{r.error_after:.2f}",
-         f"{r.parameters:,}", f"{r.seconds:.0f}")
-        for seed, r in records.items()
+        (str(each.seed), f"{result.baseline_bytes:,}", f"{each.packed_bytes:,}", f"{result.baseline_bytes / each.packed_bytes:.1f}",
+         _percent(each.error_before), _percent(each.error_after), f"{each.parameters:,}", f"{each.macs / 1e6:.2f}", f"{each.seconds:.0f}")
+        for each in result.seeds
     ]  # fmt: skip
     print_table(heads, rows, left=())
-    if changes := {seed: record.changes for seed, record in records.items() if record.changes}:
+    if result.speed:
+        click.echo()
+        speeds = (f"seed {result.seed}, fp32, 1 thread, batch 1", "dense p50 ms", "compressed p50 ms", "times faster")
+        print_table(speeds, [(name, *map(number, (each.dense, each.compressed, each.speedup))) for name, each in result.speed.items()], left=(0,))
+        for cell, said in result.exports.items():
+            if said != "ok":
+                click.echo(f"  {cell}: {said}")
+    if changes:
         click.echo()
         lines = {seed: _changed(each) for seed, each in changes.items()}
         print_table(
@@ -79,6 +124,10 @@ def compress(recipe: Path | None, out: Path | None, proven: Path | None, as_json
             [(name, *(line[name] for line in lines.values())) for name in next(iter(lines.values()))],
             left=(0,),
         )
+
+
+def _percent(error: float | None) -> str:
+    return "–" if error is None else f"{error:.2f}"
 
 
 def _changed(changes: Changes) -> dict[str, str]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from edge.compress.teaching import softened, taught_loss, untrained
-from edge.compress.technique import Record, Step, Subject
-from edge.compress.train import BatchLoss, TrainConfig, predict
+from edge.compress.technique import Record, Subject, TrainingStep
+from edge.compress.train import BatchLoss, predict
 from edge.errors import BadInput
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from paddle import Tensor
 
 
-class BornAgain(Step):
+class BornAgain(TrainingStep):
     """The net as it is teaches the first generation, that one the second, and so on; the last one stays."""
 
     step: Literal["born-again"] = "born-again"
@@ -28,9 +28,6 @@ class BornAgain(Step):
     temperature: float = Field(1.0, gt=0, le=100)
     alpha: float = Field(0.5, gt=0, le=1)
     epochs: int = Field(ge=1, le=1000)
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    batch_size: int = Field(64, ge=1, le=4096)
-    cosine: bool = False
 
     def run(self, subject: Subject) -> Record:
         from edge.compress.steps import rebuild
@@ -42,7 +39,7 @@ class BornAgain(Step):
             target = softened([predict(subject.layer, subject.train.images)], self.temperature)
             seed = subject.seed + generation
             subject.layer = rebuild(untrained(subject.model, seed), subject.surgery)
-            config = TrainConfig(self.epochs, self.learning_rate, self.batch_size, seed, cosine=self.cosine)
+            config = self.training(seed)
             subject.fit(config, self._loss(subject, target))
             held_out.append(subject.accuracy())
         return {"generations_held_out": held_out}

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from edge.compress.folder import RECORD, WEIGHTS
 from edge.compress.tasks import check_fits
 from edge.compress.teaching import attention_loss, classes_of, hint_loss, regressor_for, softened, taught_loss, untrained, watched
-from edge.compress.technique import Record, Step, Subject
+from edge.compress.technique import Record, Subject, TrainingStep
 from edge.compress.train import BatchLoss, TrainConfig, predict, top1
 from edge.errors import BadInput
 from edge.models import model_entry
@@ -53,7 +54,7 @@ class Teacher(Frozen):
         return self
 
 
-class Distill(Step):
+class Distill(TrainingStep):
     """``(1 - alpha) CE + alpha T^2 KL + feature MSE + attention AT``; the last two are sums over ``layers``, and means over the teachers.
 
     Attributes:
@@ -71,9 +72,6 @@ class Distill(Step):
     feature: float = Field(0.0, ge=0, le=1e6)
     attention: float = Field(0.0, ge=0, le=1e6)
     epochs: int = Field(ge=1, le=1000)
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    batch_size: int = Field(64, ge=1, le=4096)
-    cosine: bool = False
 
     @model_validator(mode="after")
     def _hints(self) -> Distill:
@@ -85,6 +83,9 @@ class Distill(Step):
             raise ValueError("alpha 0 and no layers: nothing is learnt from the teacher")
         return self
 
+    def reads(self) -> list[Path]:
+        return [Path(teacher.folder, name) for teacher in self.teachers if teacher.folder is not None for name in (RECORD, WEIGHTS)]
+
     def run(self, subject: Subject) -> Record:
         classes = classes_of(subject.layer, subject)
         teachers = [self._teacher(source, subject, number) for number, source in enumerate(self.teachers, 1)]
@@ -92,7 +93,7 @@ class Distill(Step):
         if wrong := next((each.shape[1] for each in logits if each.shape[1] != classes), None):
             raise BadInput(f"a teacher of {wrong} classes cannot teach a net of {classes}")
         target = softened(logits, self.temperature)
-        config = TrainConfig(self.epochs, self.learning_rate, self.batch_size, subject.seed, cosine=self.cosine)
+        config = self.training(subject.seed)
         with contextlib.ExitStack() as stack:
             hints = _Hints(self, subject, teachers, stack)
             helpers = [regressor for regressor in hints.regressors if regressor is not None]

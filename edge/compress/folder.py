@@ -3,6 +3,8 @@
 compressed.json      the model, its surgery, the data, each step's record, sizes and errors
 model.safetensors    what the packed file decodes to
 packed.bin           see `edge.compress.packing`
+recipe.toml          as it was run
+dense/               the same of the dense net that the others are compared with, where it is another one
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ from edge.vocabulary import Frozen
 if TYPE_CHECKING:
     from paddle import nn
 
-RECORD, WEIGHTS, PACKED = "compressed.json", "model.safetensors", "packed.bin"
+RECORD, WEIGHTS, PACKED, RECIPE, DENSE = "compressed.json", "model.safetensors", "packed.bin", "recipe.toml", "dense"
 MAX_RECORD, MAX_PACKED = 64 << 20, 1 << 30
 
 
 class StepRecord(Frozen):
-    """What a step did: its settings, its own record, seconds, and top-1 on the held-out images after it, in %.
+    """What a step did: its settings, its own record, seconds, and top-1 on the held-out images after it, in %; None without data.
 
     ``changes``: against the dense net, on the held-out images; None for the step that made it.
     """
@@ -39,27 +41,34 @@ class StepRecord(Frozen):
     step: dict[str, Any]
     record: dict[str, Any]
     seconds: float
-    held_out: float
+    held_out: float | None
     changes: Changes | None = None
 
 
 class Compressed(Frozen):
-    """``compressed.json``. Errors are shares of the test images in %, sizes are in bytes; ``ratio`` is dense over packed.
+    """``compressed.json``. Errors are shares of the test images in %, None without data; sizes are in bytes; ``ratio`` is dense over packed.
 
-    ``changes``: against the dense net, on the test images.
+    ``plain_bytes``: of what is left as float32. ``parameters``: trained ones that are not zero. ``macs``: multiplications that a runtime executes for
+    one sample: those with a zero are among them. Both also of the dense net.
+    ``fingerprint``: see `edge.compress.recipe.fingerprint`. ``changes``: against the dense net, on the test images.
     """
 
     schema_version: Literal[1] = 1
     model: str
     data: str
     seed: int
+    fingerprint: str = Field("", max_length=64)
     surgery: tuple[tuple[str, dict[str, Any]], ...] = Field((), max_length=10_000)
     steps: tuple[StepRecord, ...]
-    baseline_bytes: int
-    packed_bytes: int
-    error_before: float
-    error_after: float
+    baseline_bytes: int = Field(gt=0)
+    plain_bytes: int = Field(gt=0)
+    packed_bytes: int = Field(gt=0)
+    error_before: float | None
+    error_after: float | None
+    parameters_before: int
     parameters: int
+    macs_before: int
+    macs: int
     seconds: float
     changes: Changes | None = None
 

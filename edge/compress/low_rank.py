@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from edge.compress.constraints import Mask
-from edge.compress.technique import Record, Step, Subject
-from edge.compress.train import TrainConfig, predict
+from edge.compress.technique import Record, Subject, TuningStep
+from edge.compress.train import predict
 from edge.errors import BadInput
 from edge.vocabulary import Frozen
 
@@ -50,7 +50,7 @@ class Site:
     writes: tuple[int, int] = (1, 1)
 
 
-class LowRank(Step):
+class LowRank(TuningStep):
     """Replace linear layers and convolutions where it saves something. Biases go to the last of the new layers.
 
     Attributes:
@@ -73,9 +73,7 @@ class LowRank(Step):
     per_layer: dict[str, int | tuple[int, int]] = Field(default_factory=dict)
     convolutions: Literal["tucker", "spatial", "none"] = "tucker"
     layers: tuple[str, ...] = ()
-    epochs: int = Field(0, ge=0, le=100)
     learning_rate: float = Field(1e-4, gt=0, le=1)
-    batch_size: int = Field(64, ge=1, le=4096)
 
     @model_validator(mode="after")
     def _one_way(self) -> LowRank:
@@ -88,7 +86,7 @@ class LowRank(Step):
 
     def run(self, subject: Subject) -> Record:
         sites = observe_sites(subject)
-        methods = self._methods(subject.layer)
+        methods = self.methods(subject.layer)
         dropped = [constraint for name in methods for constraint in _constraints_of(subject, name)]
         dense, top = _size(subject.layer), subject.accuracy() if self.max_drop is not None else 0.0
         replaced, left = {}, {}
@@ -119,11 +117,11 @@ class LowRank(Step):
             if name.rpartition(".")[0] in replaced:
                 del subject.constraints[name]
         if self.epochs and replaced:
-            subject.fit(TrainConfig(self.epochs, self.learning_rate, self.batch_size, subject.seed))
+            self.tune(subject, subject.seed)
         gone = [name for name in dropped if name not in subject.constraints]
         return {"replaced": replaced, "left": left, "dropped_constraints": gone, "parameters": [dense, _size(subject.layer)]}
 
-    def _methods(self, root: nn.Layer) -> dict[str, Method]:
+    def methods(self, root: nn.Layer) -> dict[str, Method]:
         """The layers to try, and how.
 
         Raises:

@@ -12,8 +12,8 @@ from pydantic import Field, field_validator
 
 from edge.compress.tasks import check_fits
 from edge.compress.teaching import classes_of, divergence, untrained
-from edge.compress.technique import Record, Step, Subject
-from edge.compress.train import BatchLoss, TrainConfig, predict, top1
+from edge.compress.technique import Record, Subject, TrainingStep
+from edge.compress.train import BatchLoss, predict, top1
 from edge.errors import BadInput
 from edge.models import model_entry
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from paddle import Tensor, nn
 
 
-class Mutual(Step):
+class Mutual(TrainingStep):
     """Train the net with its peers, which begin untrained and are thrown away in the end.
 
     Attributes:
@@ -34,9 +34,6 @@ class Mutual(Step):
     weight: float = Field(1.0, gt=0, le=100)
     temperature: float = Field(1.0, gt=0, le=100)
     epochs: int = Field(ge=1, le=1000)
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    batch_size: int = Field(64, ge=1, le=4096)
-    cosine: bool = False
 
     @field_validator("peers")
     @classmethod
@@ -56,7 +53,7 @@ class Mutual(Step):
         widths = [classes_of(net, subject) for net in (subject.layer, *peers)]
         if len(set(widths)) > 1:
             raise BadInput(f"peers tell the same classes apart; {subject.model} and {', '.join(names)} have {widths} of them")
-        config = TrainConfig(self.epochs, self.learning_rate, self.batch_size, subject.seed, cosine=self.cosine)
+        config = self.training(subject.seed)
         subject.fit(config, self._loss([subject.layer, *peers]), peers)
         held_out = [top1(predict(peer, subject.held_out.images), subject.held_out.labels) for peer in peers]
         return {"peers": list(names), "peers_held_out": held_out}

@@ -15,15 +15,14 @@ from pydantic import Field, model_validator
 
 from edge.compress.constraints import as_arrays, from_arrays
 from edge.compress.structure import Bundle, LayerUse, Structure, cut, outline, sliced, structure_of
-from edge.compress.technique import Record, Step, Subject
-from edge.compress.train import TrainConfig
+from edge.compress.technique import Record, Subject, TuningStep
 from edge.errors import BadInput
 from edge.models import model_entry
 
 Scores = NDArray[np.float64]
 
 
-class PruneChannels(Step):
+class PruneChannels(TuningStep):
     """Remove whole channels, with everything in the net that belongs to them.
 
     Layers whose outputs are added share their channels: each such bundle is treated as one layer.
@@ -48,9 +47,6 @@ class PruneChannels(Step):
     least: int = Field(1, ge=1, le=4096)
     multiple: int = Field(1, ge=1, le=64)
     rounds: int = Field(1, ge=1, le=200)
-    epochs: int = Field(0, ge=0, le=100)
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    batch_size: int = Field(64, ge=1, le=4096)
     samples: int = Field(512, ge=1, le=1_000_000)
 
     @model_validator(mode="after")
@@ -67,11 +63,12 @@ class PruneChannels(Step):
         for number in range(1, self.rounds + 1):
             left = _cut(subject, left, self._keep(left, self._scores(subject, left, number), before, shares, number / self.rounds))
             if self.epochs:
-                subject.fit(TrainConfig(self.epochs, self.learning_rate, self.batch_size, subject.seed + number))
+                self.tune(subject, subject.seed + number)
         subject.surgery.append((self.step, outline(subject.layer)))
         return {"macs_before": before.macs(), "macs_after": left.macs(), "channels": _widths(before, left)}
 
-    def _bundles(self, structure: Structure) -> list[Bundle]:
+    def bundles(self, structure: Structure) -> list[Bundle]:
+        """Those whose channels it may remove."""
         return [bundle for bundle in structure.bundles() if ("conv" in bundle.kinds) == (self.kind == "conv")]
 
     def _shares(self, structure: Structure) -> dict[str, float]:
@@ -80,7 +77,7 @@ class PruneChannels(Step):
         Raises:
             BadInput: there is nothing to prune, or a layer that was named cannot be.
         """
-        bundles = self._bundles(structure)
+        bundles = self.bundles(structure)
         if not bundles:
             why = next((f": the outputs of {name} stay, {reason}" for name, reason in structure.fixed.items()), "")
             raise BadInput(f"{self.step}: the model has no {self.kind} layer whose outputs can be removed{why}")
@@ -100,7 +97,7 @@ class PruneChannels(Step):
 
     def _keep(self, structure: Structure, scores: Scores, before: Structure, shares: dict[str, float], progress: float) -> NDArray[np.bool_]:
         """Which channels stay after the round that comes so far of the way."""
-        bundles, started = self._bundles(structure), {bundle.layers[0]: len(bundle.channels) for bundle in self._bundles(before)}
+        bundles, started = self.bundles(structure), {bundle.layers[0]: len(bundle.channels) for bundle in self.bundles(before)}
         chunks = {bundle.layers[0]: self._chunks(structure, bundle, scores) for bundle in bundles}
         ranked = sorted((chunk for one in chunks.values() for chunk in one), key=lambda chunk: float(scores[chunk].mean()))
         if self.macs is not None:
@@ -140,7 +137,7 @@ class PruneChannels(Step):
         values = {name: value.numpy() for name, value in subject.layer.state_dict().items()}
         if self.importance == "bn-scale":
             scores, counts = _mean(structure, [(structure.labels[scale][0], np.abs(values[scale])) for scale, _ in structure.norms])
-            for bundle in self._bundles(structure):
+            for bundle in self.bundles(structure):
                 if not counts[bundle.channels].all():
                     raise BadInput(f"{self.step}: no batch norm follows {bundle.layers[0]}", hint="choose another importance, e.g. l1")
             return scores

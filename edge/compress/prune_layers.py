@@ -13,8 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from edge.compress.structure import macs_of
-from edge.compress.technique import Record, Step, Subject
-from edge.compress.train import TrainConfig
+from edge.compress.technique import Record, Subject, TuningStep
 from edge.errors import BadInput
 from edge.models import model_entry
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from paddle import nn
 
 
-class PruneLayers(Step):
+class PruneLayers(TuningStep):
     """Replace layers by identities, one after another.
 
     Attributes:
@@ -38,9 +37,6 @@ class PruneLayers(Step):
     max_drop: float | None = Field(None, ge=0, le=100)
     layers: tuple[str, ...] = ()
     importance: Literal["influence", "random"] = "influence"
-    epochs: int = Field(0, ge=0, le=100)
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    batch_size: int = Field(64, ge=1, le=4096)
 
     def run(self, subject: Subject) -> Record:
         inputs = model_entry(subject.model).inputs
@@ -57,7 +53,7 @@ class PruneLayers(Step):
             replace(subject.layer, [chosen])
             subject.constraints = {name: held for name, held in subject.constraints.items() if not name.startswith(f"{chosen}.")}
             if self.epochs:
-                subject.fit(TrainConfig(self.epochs, self.learning_rate, self.batch_size, subject.seed + number))
+                self.tune(subject, subject.seed + number)
         subject.surgery.append((self.step, {"removed": [one["layer"] for one in removed]}))
         return {"removed": removed, "macs_before": before, "macs_after": macs_of(subject.layer, inputs.values())}
 
@@ -78,11 +74,17 @@ def rebuild(layer: nn.Layer, details: Record) -> nn.Layer:
 
 
 def replace(layer: nn.Layer, names: list[str]) -> None:
-    """Put identities in the place of sublayers."""
+    """Put identities in the place of sublayers.
+
+    Raises:
+        LookupError: there is none of such a name.
+    """
     from paddle import nn
 
     for name in names:
         parent, last = _parent(layer, name)
+        if last not in parent._sub_layers:
+            raise LookupError(f"there is no layer {name!r}")
         parent._sub_layers[last] = nn.Identity()
 
 

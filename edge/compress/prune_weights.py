@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from edge.compress.constraints import Mask
-from edge.compress.technique import Record, Step, Subject
-from edge.compress.train import TrainConfig
+from edge.compress.technique import Record, Subject, TuningStep
 from edge.errors import BadInput
 
 
-class PruneWeights(Step):
+class PruneWeights(TuningStep):
     """Prune the weights of convolutions and linear layers; biases and norms stay.
 
     Attributes:
@@ -37,9 +36,6 @@ class PruneWeights(Step):
     scope: Literal["global", "layer"] = "global"
     importance: Literal["magnitude", "random"] = "magnitude"
     rounds: int = Field(1, ge=1, le=200)
-    epochs: int = Field(0, ge=0, le=100)
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    batch_size: int = Field(64, ge=1, le=4096)
 
     @model_validator(mode="after")
     def _one_way(self) -> PruneWeights:
@@ -56,23 +52,30 @@ class PruneWeights(Step):
         weights = prunable(subject)
         if unknown := sorted(set(self.per_layer) - set(weights)):
             raise BadInput(f"there is no weight {unknown[0]!r} to prune", hint=f"there are: {', '.join(weights)}")
+        subject.require_free(weights, self.step)
         random = np.random.default_rng(subject.seed)
-        scores = {name: random.random(value.shape) for name, value in weights.items()} if self.importance == "random" else None
+        scores = None
+        if self.importance == "random":  # what is zero already goes first
+            scores = {name: np.where(value == 0, -1.0, random.random(value.shape)) for name, value in weights.items()}
         for number in range(1, self.rounds + 1):
             share = 1 - (1 - number / self.rounds) ** 3  # of the way to the sparsity
             current = {name: np.abs(value) for name, value in prunable(subject).items()}
             for name, keep in self._keep(scores or current, current, share).items():
-                subject.constraints[name] = Mask(keep)
+                held = subject.constraints.get(name)
+                subject.constraints[name] = Mask(keep & held.keep if isinstance(held, Mask) else keep)
             subject.hold()
             if self.epochs:
                 seed = subject.seed + number
-                subject.fit(TrainConfig(self.epochs, self.learning_rate, self.batch_size, seed))
+                self.tune(subject, seed)
         return {"sparsity": sparsity_of(subject), "by_layer": {name: float(np.mean(value == 0)) for name, value in prunable(subject).items()}}
 
     def _keep(self, scores: dict[str, NDArray[np.float64]], sizes: dict[str, NDArray[np.float64]], share: float) -> dict[str, NDArray[np.bool_]]:
         if self.pattern:
             kept, group = map(int, self.pattern.split(":"))
-            return {name: largest_of_each(score, kept, group) for name, score in scores.items()}
+            found = {name: largest_of_each(score, kept, group) for name, score in scores.items()}
+            if all(keep.all() for keep in found.values()):
+                raise BadInput(f"{self.step}: no layer's inputs divide into groups of {group}", hint="choose another pattern, or a sparsity")
+            return found
         if self.threshold is not None:
             return {name: size >= self.threshold * share * size.std() for name, size in sizes.items()}
         if self.per_layer or self.scope == "layer":
@@ -92,14 +95,11 @@ def above(scores: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
 
 
 def largest_of_each(scores: NDArray[np.float64], kept: int, group: int) -> NDArray[np.bool_]:
-    """True for the ``kept`` largest of each ``group`` neighbours in a weight's inputs.
-
-    Raises:
-        BadInput: the inputs do not divide into groups.
-    """
+    """True for the ``kept`` largest of each ``group`` neighbours in a weight's inputs; all true where the inputs do not divide into groups: such a
+    layer stays dense, as in NVIDIA's recipe."""
     rows = scores.T if scores.ndim == 2 else scores.reshape(len(scores), -1)  # Paddle's linear weights are [inputs, outputs]
     if rows.shape[1] % group:
-        return np.ones(scores.shape, bool)  # such a layer stays dense, as in NVIDIA's recipe
+        return np.ones(scores.shape, bool)
     groups = rows.reshape(-1, group)
     keep = np.zeros(groups.shape, bool)
     np.put_along_axis(keep, np.argsort(-groups, axis=1, kind="stable")[:, :kept], True, axis=1)

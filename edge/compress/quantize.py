@@ -22,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from edge.compress.constraints import Fixed, Mask
+from edge.compress.constraints import Fixed
 from edge.compress.share_weights import to_bfloat16
-from edge.compress.technique import Record, Step, Subject
-from edge.compress.train import TrainConfig
+from edge.compress.technique import Record, Subject, TuningStep
 from edge.errors import BadInput
 
 if TYPE_CHECKING:
@@ -55,11 +54,11 @@ class Target:
         return tuple(axis for axis in range(self.weight.ndim) if axis != self.axis)
 
 
-class Quantize(Step):
+class Quantize(TuningStep):
     """Quantize all weights; biases and norms to 16 bits or not at all. Later training leaves the values as they are, so this step comes last.
 
     Attributes:
-        bits: of all weights but those of ``keep`` and ``per_layer``.
+        bits: of all weights but those of ``keep`` and ``per_layer``; 32 leaves them.
         keep: bits of the first and of the last weight, in the order of the model's state, which cost most in accuracy and least in size.
         per_layer: bits of single ones, by the weight's name.
         others: bits of all other parameters.
@@ -68,32 +67,28 @@ class Quantize(Step):
     """
 
     step: Literal["quantize"] = "quantize"
-    bits: Literal[16, 8, 4, 1]
+    bits: Bits
     keep: Literal[32, 16, 8, 4] | None = None
     per_layer: dict[str, Bits] = Field(default_factory=dict)
     others: Literal[32, 16] = 16
     half: Literal["float16", "bfloat16"] = "float16"
-    epochs: int = Field(0, ge=0, le=100)
     learning_rate: float = Field(1e-4, gt=0, le=1)
-    batch_size: int = Field(64, ge=1, le=4096)
-    cosine: bool = False
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Quantize:
+        if min(self.bits, *self.per_layer.values(), 32) == 32:
+            raise ValueError("everything stays at 32 bits")
         if self.epochs and min(self.bits, *self.per_layer.values(), 16) == 16:
             raise ValueError("16 bits are rounded after training: leave out epochs")
         return self
 
     def run(self, subject: Subject) -> Record:
         targets = self._targets(subject)
-        for name, target in targets.items():
-            if target.bits != 32:
-                _refuse_shared(subject, name)
+        subject.require_free((name for name, target in targets.items() if target.bits != 32), self.step)
         scales = {name: scales_after_training(target) for name, target in targets.items() if target.bits in (8, 4)}
         if self.epochs:
-            config = TrainConfig(self.epochs, self.learning_rate, self.batch_size, subject.seed, cosine=self.cosine)
             with aware(targets, scales) as learned:
-                subject.fit(config)
+                self.tune(subject, subject.seed)
             scales = {name: scale() for name, scale in learned.items()}
         errors = {name: self._settle(subject, name, target, scales.get(name)) for name, target in targets.items() if target.bits != 32}
         if self.others == 16:
@@ -268,12 +263,3 @@ def to_half(name: str, values: NDArray[np.float32], half: str) -> NDArray[np.flo
 def _fix(subject: Subject, name: str, parameter: Tensor, values: NDArray[np.float32]) -> None:
     parameter.set_value(values)
     subject.constraints[name] = Fixed.at(values)
-
-
-def _refuse_shared(subject: Subject, name: str) -> None:
-    constraint = subject.constraints.get(name)
-    if constraint is not None and not isinstance(constraint, Mask):
-        raise BadInput(
-            f"quantize: {name} was shared or quantized by a step before: its values are few already",
-            hint="take one of share-weights and quantize, or leave this weight at 32 bits in per_layer",
-        )

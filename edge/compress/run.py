@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import shutil
 import time
-from functools import cache
+from collections.abc import Sequence
+from functools import cache as once
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edge.compress.changes import compare, compare_logits, compare_recall
+from edge.compress.changes import Changes, compare, compare_logits, compare_recall
 from edge.compress.constraints import as_arrays, from_arrays
-from edge.compress.folder import Compressed, StepRecord, packed_state, write_folder
+from edge.compress.folder import DENSE, Compressed, StepRecord, packed_state, write_folder
 from edge.compress.packing import dense_bytes
-from edge.compress.recipe import Recipe, steps_of
+from edge.compress.recipe import NO_DATA, Recipe, fingerprint, steps_of
 from edge.compress.steps import rebuild
+from edge.compress.structure import macs_of
 from edge.compress.tasks import check_fits
-from edge.compress.technique import Subject, trained
+from edge.compress.technique import LatencyOf, Subject, trained
 from edge.compress.train import predict, top1
-from edge.datasets import load_dataset
-from edge.errors import CheckFailed
+from edge.datasets import Dataset, Split, load_dataset
+from edge.errors import CheckFailed, Unavailable
 from edge.files import write_atomic
 from edge.models import model_entry
 from edge.models.weights import load_weights, read_weights, save_weights
+
+if TYPE_CHECKING:
+    from paddle import nn
 
 #: Folder of what the steps have made so far.
 STATES = ".steps"
@@ -36,70 +40,149 @@ class Reporter(Protocol):
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
-def run_recipe(recipe: dict[str, Any], seed: int, folder: str, progress: Reporter) -> dict[str, Any]:
+def run_recipe(
+    recipe: dict[str, Any], seed: int, folder: str, progress: Reporter, cache: str | None = None, latency_of: LatencyOf | None = None
+) -> dict[str, Any]:
     """Run all steps and write the compressed model into the folder; returns its record.
 
-    The test images are looked at once, when all is done: by the dense net, which the first step has trained, and by what became of it.
+    The test images are looked at once, when all is done: by the dense net, which is that of the first step that trains, and by what became of it.
+
+    Args:
+        cache: where each step's outcome is kept, and found by any recipe that begins with the same steps; without it, until all is done.
+        latency_of: for steps that aim at a latency.
 
     Raises:
         BadInput: a step cannot be done to the model.
+        Unavailable: the data are not on this machine.
         CheckFailed: training diverged, or the error of the held-out images passed the recipe's bound.
     """
+    read, home = Recipe.model_validate(recipe), Path(folder)
+    data, choosing = _data(read, seed)
+    subject = _subject(read, choosing, seed, latency_of)
+    untouched = copy.deepcopy(subject.layer)
+    records = _run_steps(read, subject, _States(Path(cache) if cache else home / STATES, read, seed), progress)
+    if subject.teacher is None:
+        subject.teacher = untouched
+    progress(len(records), len(records), "what changed, on the test images")
+    changes = _what_changed(read, subject, data.test) if read.data != NO_DATA else None
+    error_before = None if changes is None else 100.0 - changes.accuracy.before
+    described: dict[str, Any] = {
+        "model": read.model,
+        "data": data.name,
+        "seed": seed,
+        "baseline_bytes": _bytes_of(untouched),
+        "error_before": error_before,
+        "parameters_before": _parameters(untouched),
+        "macs_before": _macs(read.model, untouched),
+    }
+    taught_at = next((number for number, step in enumerate(steps_of(read), 1) if step.trains), 0)
+    if taught_at < len(records):  # later steps have made another net of it
+        _write(home / DENSE, read, seed, subject.teacher, subject.teacher_surgery, records[:taught_at], described, error_before)
+    error = None if changes is None else 100.0 - changes.accuracy.after
+    result = _write(home, read, seed, subject.layer, subject.surgery, records, described, error, changes)
+    shutil.rmtree(home / STATES, ignore_errors=True)
+    return result.model_dump(mode="json")
+
+
+def _data(recipe: Recipe, seed: int) -> tuple[Dataset, Dataset]:
+    """All data, and the training images with those held out of them to choose by."""
+    if recipe.data == NO_DATA:  # two images of noise: layers are observed at work, nothing is learnt or judged
+        sides = [side or 1 for side in next(iter(model_entry(recipe.model).inputs.values()))[0][1:]]
+        noise = np.random.default_rng(seed).normal(size=(2, *sides)).astype(np.float32)
+        split = Split(noise, np.arange(2))
+        data = Dataset(NO_DATA, split, split)
+        return data, data
+    data = load_dataset(recipe.data)
+    if data.note:  # a figure of other data would stand under the recipe's name
+        raise Unavailable(data.note, hint="run: make data")
+    check_fits(recipe.model, data.train)
+    return data, data.held_out()
+
+
+def _subject(recipe: Recipe, choosing: Dataset, seed: int, latency_of: LatencyOf | None) -> Subject:
     import paddle
 
-    read, home = Recipe.model_validate(recipe), Path(folder)
     paddle.seed(seed)
-    data = load_dataset(read.data)
-    check_fits(read.model, data.train)
-    choosing = data.held_out()
-    subject = Subject(read.model, model_entry(read.model).build(), choosing.train, choosing.test, seed)
-    dense = dense_bytes([np.asarray(value.numpy()) for value in subject.layer.state_dict().values()])
+    layer = model_entry(recipe.model).build()
+    return Subject(recipe.model, layer, choosing.train, choosing.test, seed, learns=recipe.data != NO_DATA, latency_of=latency_of)
+
+
+def _what_changed(recipe: Recipe, subject: Subject, test: Split) -> Changes:
+    assert subject.teacher is not None  # noqa: S101 - the caller has seen to it
+    found = compare(subject.teacher, subject.layer, test, subject.seed)
+    if model_entry(recipe.model).task == "retrieval":
+        found = found.model_copy(update={"recall": compare_recall(subject.teacher, subject.layer, test, subject.seed)})
+    return found
+
+
+def _write(
+    home: Path,
+    recipe: Recipe,
+    seed: int,
+    layer: nn.Layer,
+    surgery: Sequence[tuple[str, dict[str, Any]]],
+    records: Sequence[StepRecord],
+    described: dict[str, Any],
+    error: float | None,
+    changes: Changes | None = None,
+) -> Compressed:
+    packed = packed_state(layer)
+    result = Compressed(
+        **described,
+        fingerprint=fingerprint(recipe, seed, len(records)),
+        surgery=tuple((name, details) for name, details in surgery),
+        steps=tuple(records),
+        plain_bytes=_bytes_of(layer),
+        packed_bytes=len(packed),
+        error_after=error,
+        parameters=_parameters(layer),
+        macs=_macs(recipe.model, layer),
+        seconds=sum(record.seconds for record in records),
+        changes=changes,
+    )
+    write_folder(home, layer, packed, result)
+    return result
+
+
+def _bytes_of(layer: nn.Layer) -> int:
+    return dense_bytes([np.asarray(value.numpy()) for value in layer.state_dict().values()])
+
+
+def _parameters(layer: nn.Layer) -> int:
+    return sum(int(np.count_nonzero(value.numpy())) for value in trained(layer).values())
+
+
+def _macs(model: str, layer: nn.Layer) -> int:
+    return macs_of(layer, model_entry(model).inputs.values())
+
+
+def _run_steps(recipe: Recipe, subject: Subject, states: _States, progress: Reporter) -> list[StepRecord]:
+    """Each step that is not on disk yet."""
     records: list[StepRecord] = []
-    states = _States(home / STATES, read, seed, choosing.name)
-    of_dense = cache(lambda: predict(subject.teacher, choosing.test.images))
-    for number, step in enumerate(steps_of(read), 1):
-        name = f"{number}/{len(read.steps)} {step.step}"
+    of_dense = once(lambda: predict(subject.teacher, subject.held_out.images))
+    for number, step in enumerate(steps_of(recipe), 1):
+        name = f"{number}/{len(recipe.steps)} {step.step}"
         subject.progress = _report(progress, name)
         record = states.load(number, subject)
         if record is None:
             began = time.perf_counter()
             found = step.run(subject)
-            seconds, logits = time.perf_counter() - began, predict(subject.layer, choosing.test.images)
-            changes = compare_logits(of_dense(), logits, choosing.test.labels) if subject.teacher else None
-            held_out = top1(logits, choosing.test.labels)
-            record = StepRecord(step=read.steps[number - 1], record=found, seconds=seconds, held_out=held_out, changes=changes)
+            seconds, held_out, changes = time.perf_counter() - began, None, None
+            if subject.learns:
+                logits = predict(subject.layer, subject.held_out.images)
+                held_out = top1(logits, subject.held_out.labels)
+                changes = compare_logits(of_dense(), logits, subject.held_out.labels) if subject.teacher else None
+            record = StepRecord(step=recipe.steps[number - 1], record=found, seconds=seconds, held_out=held_out, changes=changes)
             states.save(number, subject, record)
         records.append(record)
-        _within(read, record, name)
-        if subject.teacher is None:  # what the first step has trained is the dense net
-            subject.teacher = copy.deepcopy(subject.layer)
-    progress(len(records), len(records), "what changed, on the test images")
-    packed = packed_state(subject.layer)
-    different = compare(subject.teacher or subject.layer, subject.layer, data.test, seed)
-    if model_entry(read.model).task == "retrieval":
-        recall = compare_recall(subject.teacher or subject.layer, subject.layer, data.test, seed)
-        different = different.model_copy(update={"recall": recall})
-    result = Compressed(
-        model=read.model,
-        data=data.name,
-        seed=seed,
-        surgery=tuple((name, details) for name, details in subject.surgery),
-        steps=tuple(records),
-        baseline_bytes=dense,
-        packed_bytes=len(packed),
-        error_before=100.0 - different.accuracy.before,
-        error_after=100.0 - different.accuracy.after,
-        parameters=sum(int(np.count_nonzero(value.numpy())) for value in trained(subject.layer).values()),
-        seconds=sum(record.seconds for record in records),
-        changes=different,
-    )
-    write_folder(home, subject.layer, packed, result)
-    shutil.rmtree(home / STATES, ignore_errors=True)
-    return result.model_dump(mode="json")
+        _within(recipe, record, name)
+        if subject.teacher is None and step.trains:
+            subject.teacher, subject.teacher_surgery = copy.deepcopy(subject.layer), list(subject.surgery)
+    return records
 
 
 def _within(recipe: Recipe, record: StepRecord, name: str) -> None:
-    if 100.0 - record.held_out > recipe.stop_above_error:
+    if record.held_out is not None and 100.0 - record.held_out > recipe.stop_above_error:
         wrong = f"{100.0 - record.held_out:.2f} % of the held-out images are wrong after step {name}"
         raise CheckFailed(
             f"{wrong}, the recipe stops above {recipe.stop_above_error:g} %", hint="prune less, train longer, or raise stop_above_error"
@@ -117,8 +200,8 @@ def _report(progress: Reporter, name: str) -> Any:
 class _States:
     """What each step has left: weights, constraints and surgery, found again by all that decides them."""
 
-    def __init__(self, folder: Path, recipe: Recipe, seed: int, data: str) -> None:
-        self.folder, self.recipe, self.seed, self.data = folder, recipe, seed, data
+    def __init__(self, folder: Path, recipe: Recipe, seed: int) -> None:
+        self.folder, self.recipe, self.seed = folder, recipe, seed
 
     def save(self, number: int, subject: Subject, record: StepRecord) -> None:
         from safetensors.numpy import save
@@ -142,6 +225,4 @@ class _States:
         return StepRecord.model_validate(state["record"])
 
     def _path(self, number: int) -> Path:
-        decides = [self.recipe.model, self.data, self.seed, self.recipe.steps[:number]]
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
-        return self.folder / f"{number:03d}-{digest}.json"
+        return self.folder / f"{number:03d}-{fingerprint(self.recipe, self.seed, number)[:32]}.json"

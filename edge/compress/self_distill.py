@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import Field
 
 from edge.compress.teaching import classes_of, hint_loss, taught_loss, watched
-from edge.compress.technique import Record, Step, Subject
-from edge.compress.train import BatchLoss, TrainConfig, predict, top1
+from edge.compress.technique import Record, Subject, TrainingStep
+from edge.compress.train import BatchLoss, predict, top1
 from edge.errors import BadInput
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 POOLED = 4
 
 
-class SelfDistill(Step):
+class SelfDistill(TrainingStep):
     """The net learns from the labels; each head ``(1 - alpha) CE + alpha T^2 KL + feature MSE``. The heads are thrown away in the end.
 
     Attributes:
@@ -41,15 +41,12 @@ class SelfDistill(Step):
     alpha: float = Field(0.5, gt=0, le=1)
     feature: float = Field(0.03, ge=0, le=1e6)
     epochs: int = Field(ge=1, le=1000)
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    batch_size: int = Field(64, ge=1, le=4096)
-    cosine: bool = False
 
     def run(self, subject: Subject) -> Record:
         import paddle
 
         classes = classes_of(subject.layer, subject)
-        config = TrainConfig(self.epochs, self.learning_rate, self.batch_size, subject.seed, cosine=self.cosine)
+        config = self.training(subject.seed)
         with watched(subject.layer, self.layers) as seen, _read_last(subject.layer) as read:
             predict(subject.layer, subject.train.images[:2])
             if missing := [name for name in self.layers if name not in seen]:

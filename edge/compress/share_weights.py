@@ -10,11 +10,10 @@ from pydantic import Field
 
 from edge.compress.constraints import Shared
 from edge.compress.prune_weights import prunable
-from edge.compress.technique import Record, Step, Subject, trained
-from edge.compress.train import TrainConfig
+from edge.compress.technique import Record, Subject, TuningStep, trained
 
 
-class ShareWeights(Step):
+class ShareWeights(TuningStep):
     """``bits``: 2^bits values a layer, one of them zero where the layer is pruned; ``per_layer``: of single ones, by the weight's name.
 
     ``value_bits`` of the shared values themselves: 32, or 16 (bfloat16's upper half: the lower bytes are zero and pack to nothing).
@@ -26,21 +25,21 @@ class ShareWeights(Step):
     per_layer: dict[str, int] = Field(default_factory=dict)
     value_bits: Literal[16, 32] = 16
     biases: int = Field(0, ge=0, le=8)
-    epochs: int = Field(1, ge=0, le=100)
+    epochs: int = Field(1, ge=0, le=1000)
     learning_rate: float = Field(1e-4, gt=0, le=1)
-    batch_size: int = Field(64, ge=1, le=4096)
 
     def run(self, subject: Subject) -> Record:
         weights = prunable(subject)
         bits = {name: self.per_layer.get(name, self.bits) for name in weights}
         if self.biases:
             bits |= {name: self.biases for name in trained(subject.layer) if name not in weights}
+        subject.require_free(bits, self.step)
         values = {name: parameter.numpy() for name, parameter in trained(subject.layer).items()}
         for name, count in bits.items():
             subject.constraints[name] = Shared(clustered(values[name], 2**count))
         subject.hold()
         if self.epochs:
-            subject.fit(TrainConfig(self.epochs, self.learning_rate, self.batch_size, subject.seed))
+            self.tune(subject, subject.seed)
         if self.value_bits == 16:
             for name, parameter in trained(subject.layer).items():
                 if name in bits:

@@ -24,6 +24,7 @@ STEPS: dict[str, str] = {
     "share-weights": "share_weights:ShareWeights",
     "low-rank": "low_rank:LowRank",
     "quantize": "quantize:Quantize",
+    "adapt": "adapt:Adapt",
     "distill": "distill_step:Distill",
     "mutual": "mutual:Mutual",
     "self-distill": "self_distill:SelfDistill",
@@ -57,8 +58,18 @@ def parse_step(raw: Any, place: str) -> Step:
 
 
 def rebuild(layer: nn.Layer, surgery: list[tuple[str, Record]]) -> nn.Layer:
-    """The untouched layer with everything done to its structure done again."""
+    """The untouched layer with everything done to its structure done again.
+
+    Raises:
+        BadInput: surgery that no step has done to this model.
+    """
     for name, details in surgery:
-        again: Rebuild = importlib.import_module(f"edge.compress.{STEPS[name].partition(':')[0]}").rebuild
-        layer = again(layer, details)
+        module = importlib.import_module(f"edge.compress.{STEPS[name].partition(':')[0]}") if name in STEPS else None
+        again: Rebuild | None = getattr(module, "rebuild", None)
+        if again is None:
+            raise BadInput(f"{name[:100]!r} is no step that changes the structure of a model", hint="compress it again")
+        try:
+            layer = again(layer, details)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise BadInput(f"{name}: the surgery is damaged, or that of another model: {error}", hint="compress it again") from error
     return layer

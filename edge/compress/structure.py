@@ -29,26 +29,10 @@ Labels = NDArray[np.int64]
 Input = tuple[Sequence[int | None], str]
 
 #: They treat each element alone: the labels of their first operand go on.
-SAME = frozenset(
-    {
-        "relu",
-        "relu_",
-        "relu6",
-        "leaky_relu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "sigmoid",
-        "hardsigmoid",
-        "hardswish",
-        "swish",
-        "silu",
-        "mish",
-        "softplus",
-    }
-    | {"hardtanh", "tanh", "softsign", "exp", "log", "abs", "square", "sqrt", "rsqrt", "pow", "clip", "scale", "cast", "assign", "dropout"}
-)
+SAME = frozenset({
+    "relu", "relu_", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "sigmoid", "hardsigmoid", "hardswish", "swish", "silu", "mish",
+    "softplus", "hardtanh", "tanh", "softsign", "exp", "log", "abs", "square", "sqrt", "rsqrt", "pow", "clip", "scale", "cast", "assign", "dropout",
+})  # fmt: skip
 #: Element by element on several operands, broadcast as numpy does.
 BROADCAST = frozenset({"add", "add_", "subtract", "multiply", "divide", "maximum", "minimum"})
 #: The same elements in the same order.
@@ -208,7 +192,15 @@ def outline(layer: nn.Layer) -> dict[str, Any]:
 
 
 def rebuild(layer: nn.Layer, details: dict[str, Any]) -> nn.Layer:
-    """The layer with the shapes that pruning has left; see `edge.compress.technique.Rebuild`."""
+    """The layer with the shapes that pruning has left; see `edge.compress.technique.Rebuild`.
+
+    Raises:
+        ValueError: shapes that are not part of the layer's.
+    """
+    state = layer.state_dict()
+    for name, shape in details["shapes"].items():
+        if len(shape) != len(state[name].shape) or not all(0 < left <= whole for left, whole in zip(shape, state[name].shape, strict=True)):
+            raise ValueError(f"{name} is {list(state[name].shape)}, of which {shape} is no part")
     resize(layer, {name: np.zeros(shape, np.float32) for name, shape in details["shapes"].items()})
     for name, sublayer in layer.named_sublayers():
         if name in details["groups"]:

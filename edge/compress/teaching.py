@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge.compress.technique import Subject
 from edge.compress.train import predict
 from edge.errors import BadInput
 from edge.models import model_entry
@@ -25,6 +24,8 @@ from edge.models import model_entry
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from paddle import Tensor, nn
+
+    from edge.compress.technique import Subject
 
 
 def divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:

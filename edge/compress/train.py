@@ -43,6 +43,7 @@ class TrainConfig:
         seed: of the batch order (the model's own initialisation has its own).
         cosine: the rate falls to zero by half a cosine (Loshchilov and Hutter 2016), else it is constant.
         weight_decay: apart from the gradient (Loshchilov and Hutter 2017).
+        shift: each image is moved at random by up to so many pixels along both axes, anew in each epoch (LeCun et al. 1998, section III.B).
     """
 
     epochs: int
@@ -51,6 +52,7 @@ class TrainConfig:
     seed: int = 0
     cosine: bool = False
     weight_decay: float = 0.0
+    shift: int = 0
 
 
 def steps_in(config: TrainConfig, samples: int) -> int:
@@ -80,6 +82,7 @@ def fit(
 
     images, labels = paddle.to_tensor(data.images), paddle.to_tensor(data.labels)
     order = np.random.default_rng(config.seed)
+    moved = _Moved(data.images, config.shift, config.seed) if config.shift else None
     total, done, running = steps_in(config, len(data)), 0, 0.0
     rate = paddle.optimizer.lr.CosineAnnealingDecay(config.learning_rate, max(total, 1)) if config.cosine else config.learning_rate
     trained = paddle.nn.LayerList([model, *helpers])
@@ -89,11 +92,14 @@ def fit(
     for _ in range(config.epochs):
         shuffled = order.permutation(len(data))
         for start in range(0, len(data) - config.batch_size + 1, config.batch_size):
-            batch = paddle.to_tensor(shuffled[start : start + config.batch_size])
-            loss = loss_of(paddle.gather(images, batch), paddle.gather(labels, batch), batch)
+            rows = shuffled[start : start + config.batch_size]
+            batch = paddle.to_tensor(rows)
+            shown = paddle.to_tensor(moved.take(rows)) if moved else paddle.gather(images, batch)
+            loss = loss_of(shown, paddle.gather(labels, batch), batch)
             loss.backward()
             for parameter, constraint in held:
-                parameter.grad.set_value(constraint.gradient(parameter.grad))
+                if parameter.grad is not None:  # the statistics of a batch norm have none
+                    parameter.grad.set_value(constraint.gradient(parameter.grad))
             optimizer.step()
             for parameter, constraint in held:
                 parameter.set_value(constraint.project(parameter))
@@ -108,6 +114,20 @@ def fit(
             if progress:
                 progress(done, total, running)
     trained.eval()
+
+
+class _Moved:
+    """Images [N, C, H, W] at every shift, without a copy; what comes in at the edges is the least value of all."""
+
+    def __init__(self, images: NDArray[np.float32], most: int, seed: int) -> None:
+        sides = [(0, 0)] * (images.ndim - 2) + [(most, most)] * 2
+        padded = np.pad(images, sides, constant_values=images.min())
+        self.views = np.lib.stride_tricks.sliding_window_view(padded, images.shape[-2:], (-2, -1))  # [N, C, shifts, shifts, H, W]
+        self.random, self.shifts = np.random.default_rng([seed, most]), 2 * most + 1
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        down, right = self.random.integers(0, self.shifts, (2, len(rows)))
+        return np.ascontiguousarray(self.views[rows, :, down, right])
 
 
 def predict(model: nn.Layer, images: NDArray[np.float32], batch_size: int = 250) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge.artifact import MANIFEST, TensorInfo, load_artifact
+from edge.compress.folder import RECORD, WEIGHTS, build, read_record
 from edge.errors import BadArtifact, BadInput
 from edge.models import ZOO, model_entry
 from edge.models.legacy import prepare_legacy_trace
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["zoo", "vision", "factory", "compressed", "pir", "legacy"]
 
-#: The record in the folder of a compressed model, `edge.compress.folder`.
-COMPRESSED = "compressed.json"
 #: dtypes that an input may have.
 DTYPES = ("float32", "int32", "int64", "bool")
 #: An input of more elements (dynamic sides taken as 1) is a slip of the keyboard.
@@ -177,8 +176,6 @@ def build_layer(source: ModelSource) -> nn.Layer:
     elif source.kind == "factory":
         layer = _factory_layer(source)
     elif source.kind == "compressed":
-        from edge.compress.folder import build, read_record
-
         layer = build(read_record(Path(str(source.folder))))
     else:
         raise BadInput(f"{source.name}: a saved program has no layer to build")
@@ -309,7 +306,7 @@ def _saved(text: str) -> ModelSource | None:
             path = path.parent
         if path.is_dir() and (path / MANIFEST).is_file():
             return _artifact(path)
-        if path.is_dir() and (path / COMPRESSED).is_file():
+        if path.is_dir() and (path / RECORD).is_file():
             return _compressed(path)
         found = find_program(path)
     except OSError as error:
@@ -318,8 +315,6 @@ def _saved(text: str) -> ModelSource | None:
 
 
 def _compressed(folder: Path) -> ModelSource:
-    from edge.compress.folder import WEIGHTS, read_record
-
     record = read_record(folder)
     inputs = tuple(TensorInfo(name=name, shape=shape, dtype=dtype) for name, (shape, dtype) in model_entry(record.model).inputs.items())
     name = folder.resolve().name

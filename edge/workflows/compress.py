@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import as_completed
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edge.children import side_by_side
-from edge.compress.folder import Compressed, read_record
-from edge.compress.recipe import Recipe
-from edge.errors import CheckFailed
+from edge.compress.folder import RECIPE, RECORD, Compressed, read_record
+from edge.compress.recipe import NO_DATA, Recipe, fingerprint
+from edge.errors import BadInput, CheckFailed
+from edge.files import write_atomic
 from edge.jobs import run_job
+from edge.workflows.speed import Clock
 from edge.workflows.training import cores, thread_flags
 
 #: Called with (seed, done, total, note).
@@ -21,16 +24,36 @@ SeedProgress = Callable[[int, int, int, str], None]
 SAME_ERROR = 0.005
 
 
-def compress(recipe: Recipe, out: Path, progress: SeedProgress) -> dict[int, Compressed]:
+def compress(
+    recipe: Recipe, text: bytes, out: Path, progress: SeedProgress, *, cache: Path | None = None, clock: Clock | None = None
+) -> dict[int, Compressed]:
     """Run the recipe for each seed into ``out/seed-N``; what is there is kept, what was interrupted is gone on with.
+
+    Args:
+        text: of the recipe's file, which is kept beside what it made.
+        cache: see `edge.compress.run.run_recipe`. clock: how steps measure a latency that they aim at.
 
     Raises:
         BadInput, CheckFailed: see `edge.compress.run.run_recipe`.
     """
     with side_by_side(min(cores(), len(recipe.seeds))) as pool:
-        futures = {pool.submit(_run, recipe, seed, out / f"seed-{seed}", progress): seed for seed in recipe.seeds}
+        futures = {pool.submit(_run, recipe, seed, out / f"seed-{seed}", progress, cache, clock): seed for seed in recipe.seeds}
         found = {futures[future]: future.result() for future in as_completed(futures)}
+    for seed in recipe.seeds:
+        write_atomic(out / f"seed-{seed}" / RECIPE, text)
     return {seed: found[seed] for seed in recipe.seeds}
+
+
+def verify_all(folder: Path) -> dict[str, dict[str, Any]]:
+    """`verify` a compressed model, or each one that a recipe has made in a folder: its name -> what was found.
+
+    Raises:
+        BadInput: there is none. Else as `verify`.
+    """
+    found = [folder] if (folder / RECORD).is_file() else sorted(path.parent for path in folder.glob(f"seed-*/{RECORD}"))
+    if not found:
+        raise BadInput(f"{folder}: no compressed model is in it", hint="make one with: edge compress RECIPE --out DIR")
+    return {str(each): verify(each) for each in found}
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -42,9 +65,10 @@ def verify(folder: Path) -> dict[str, Any]:
     """
     record = read_record(folder)
     found: dict[str, Any] = run_job("edge.compress.proof:prove", {"folder": str(folder.absolute())}, flags=thread_flags(cores()))
+    figures = [("packed_bytes", 0.5), ("baseline_bytes", 0.5), *([("error_after", SAME_ERROR)] if record.data != NO_DATA else [])]
     wrong = [
         f"{name} is {found[name]:g}, the record says {getattr(record, name):g}"
-        for name, least in (("packed_bytes", 0.5), ("baseline_bytes", 0.5), ("error_after", SAME_ERROR))
+        for name, least in figures
         if abs(found[name] - getattr(record, name)) > least
     ]
     if not found["same_weights"]:
@@ -54,14 +78,19 @@ def verify(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _run(recipe: Recipe, seed: int, folder: Path, progress: SeedProgress) -> Compressed:
-    asked = json.loads(recipe.model_dump_json())
-    if (folder / "compressed.json").is_file():
+def _run(recipe: Recipe, seed: int, folder: Path, progress: SeedProgress, cache: Path | None, clock: Clock | None) -> Compressed:
+    if (folder / RECORD).is_file():
         record = read_record(folder)
-        if [step.step for step in record.steps] == asked["steps"] and (record.model, record.seed) == (recipe.model, seed):
+        if record.fingerprint == fingerprint(recipe, seed, len(recipe.steps)):
             return record
-    arguments = {"recipe": asked, "seed": seed, "folder": str(folder.absolute())}
+    arguments = {
+        "recipe": json.loads(recipe.model_dump_json()),
+        "seed": seed,
+        "folder": str(folder.absolute()),
+        "cache": str(cache.absolute()) if cache else None,
+        "clock": asdict(clock) if clock else None,
+    }
     report = run_job(
-        "edge.compress.run:run_recipe", arguments, flags=thread_flags(1), on_progress=lambda done, total, note: progress(seed, done, total, note)
+        "edge.workflows.compress_job:run", arguments, flags=thread_flags(1), on_progress=lambda done, total, note: progress(seed, done, total, note)
     )
     return Compressed.model_validate(report)

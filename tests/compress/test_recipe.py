@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge.compress.folder import PACKED, RECORD, WEIGHTS, decode, load, read_record
+from edge.compress.prune_weights import PruneWeights, prunable, sparsity_of
+from edge.compress.quantize import Quantize
 from edge.compress.recipe import read_recipe
 from edge.compress.run import STATES, run_recipe
 from edge.compress.share_weights import ShareWeights
-from edge.compress.technique import Subject, trained
+from edge.compress.technique import Step, Subject, trained
+from edge.compress.train_step import Train
 from edge.datasets import load_dataset
-from edge.errors import BadInput, CheckFailed
+from edge.errors import BadInput, CheckFailed, Unavailable
 from edge.models import model_entry
+from edge.workflows.compress import compress
 from tests.conftest import run_edge
 
 HEAD = 'schema_version = 1\nmodel = "lenet300"\ndata = "digits"\n'
@@ -56,14 +62,16 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.toml").write_text(HEAD + TRAIN + PRUNE + SHARE)
     ran = run_edge("compress", folder / "recipe.toml", "--out", folder / "out", "--json")
     assert ran.code == 0, ran.err
-    (record,) = json.loads(ran.out)
-    assert record["ratio"] if "ratio" in record else record["baseline_bytes"] / record["packed_bytes"] > 15
+    result = json.loads(ran.out)
+    assert result["ratio"] == result["baseline_bytes"] / result["packed_bytes"] > 15
+    assert json.loads((folder / "out" / "recipe.result.json").read_text()) == result
     return folder / "out" / "seed-0"
 
 
 def test_what_was_made_is_small_right_and_sparse(compressed: Path) -> None:
     record, layer = read_record(compressed), load(compressed)
     assert record.packed_bytes == (compressed / PACKED).stat().st_size and record.baseline_bytes == 4 * 266_610
+    assert record.error_before is not None and record.error_after is not None
     assert record.ratio > 15 and record.error_after < record.error_before + 5 < 20
     weights = {name: value.numpy() for name, value in layer.named_parameters()}
     zeros = sum(int((value == 0).sum()) for value in weights.values() if value.ndim == 2)
@@ -128,15 +136,92 @@ def test_a_compressed_model_is_exported_like_any(compressed: Path, tmp_path: Pat
     ran = run_edge("export", compressed, "--format", "onnx", "--precision", "fp32", "--calibration", "digits", "--out", tmp_path, "--json")
     assert ran.code == 0, ran.err
     (cell,) = json.loads(ran.out)
-    assert (
-        cell["status"] == "ok" and cell["parity"]["passed"] and cell["parity"]["accuracy"] == pytest.approx(100 - read_record(compressed).error_after)
-    )
+    error = read_record(compressed).error_after
+    assert error is not None and cell["status"] == "ok" and cell["parity"]["passed"] and cell["parity"]["accuracy"] == pytest.approx(100 - error)
 
 
 def test_a_net_with_batch_norms_shares_its_values_and_trains_on() -> None:
-    data = load_dataset("digits")
-    subject = Subject("resnet28", model_entry("resnet28").build(), data.train.head(128), data.test.head(64))
+    subject = subject_of("resnet28")
     ShareWeights(bits=4, biases=4).run(subject)
     assert all(len(np.unique(value.numpy())) <= 16 for value in trained(subject.layer).values())
     statistics = [value.numpy() for name, value in subject.layer.state_dict().items() if name.endswith("_variance")]
     assert any(len(np.unique(value)) > 16 for value in statistics), "statistics are no weights"
+
+
+@pytest.mark.parametrize(
+    "surgery",
+    [
+        [["train", {}]],
+        [["none", {}]],
+        [["prune-layers", {}]],
+        [["prune-layers", {"removed": ["fc9"]}]],
+        [["prune-neurons", {"shapes": {"fc1.weight": [784, 10**9]}, "groups": {}}]],
+        [["prune-neurons", {"shapes": {"fc9.weight": [1, 1]}, "groups": {}}]],
+        [["prune-neurons", {"shapes": 7}]],
+        [["low-rank", {"layer": "fc1", "method": "svd", "ranks": [10**9]}]],
+    ],
+    ids=str,
+)
+def test_a_stranger_s_surgery_is_bad_input(compressed: Path, tmp_path: Path, surgery: list[Any]) -> None:
+    shutil.copytree(compressed, tmp_path / "m")
+    record = json.loads((tmp_path / "m" / RECORD).read_text())
+    (tmp_path / "m" / RECORD).write_text(json.dumps({**record, "surgery": surgery}))
+    with pytest.raises(BadInput):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("later", [PruneWeights(sparsity=0.5), ShareWeights(bits=2, epochs=0)], ids=lambda step: step.step)
+@pytest.mark.parametrize("earlier", [ShareWeights(bits=4, epochs=0), Quantize(bits=8)], ids=lambda step: step.step)
+def test_a_step_that_would_undo_another_is_refused(earlier: Step, later: Step) -> None:
+    subject = subject_of("lenet300")
+    earlier.run(subject)
+    with pytest.raises(BadInput, match="shared or quantized by a step before"):
+        later.run(subject)
+
+
+def test_what_was_quantized_stays_through_later_training_and_so_do_the_norms() -> None:
+    subject = subject_of("resnet28")
+    Quantize(bits=8).run(subject)
+    before = {name: value.numpy() for name, value in subject.layer.state_dict().items()}
+    Train(epochs=1).run(subject)
+    assert all(np.array_equal(before[name], value.numpy()) for name, value in subject.layer.state_dict().items())
+
+
+def test_pruning_at_random_keeps_what_was_pruned() -> None:
+    subject = subject_of("lenet300")
+    PruneWeights(sparsity=0.6).run(subject)
+    zeros = {name: value == 0 for name, value in prunable(subject).items()}
+    PruneWeights(sparsity=0.7, importance="random").run(subject)
+    assert all((value[zeros[name]] == 0).all() for name, value in prunable(subject).items())
+    assert sparsity_of(subject) == pytest.approx(0.7, abs=0.001)
+
+
+def test_a_pattern_that_fits_no_layer_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="no layer's inputs divide"):
+        PruneWeights(pattern="2:77").run(subject_of("lenet300"))
+
+
+def test_other_data_than_were_asked_for_are_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "r.toml").write_text(HEAD.replace("digits", "mnist") + TRAIN)
+    recipe = json.loads(read_recipe(tmp_path / "r.toml").model_dump_json())
+    monkeypatch.setattr("edge.compress.run.load_dataset", lambda name: replace(load_dataset("digits"), note="MNIST is not on this machine"))
+    with pytest.raises(Unavailable, match="MNIST is not on this machine"):
+        run_recipe(recipe, 0, str(tmp_path / "out"), lambda *_: None)
+
+
+@pytest.mark.parametrize(("recipe", "kept"), [(HEAD + TRAIN + PRUNE + SHARE, True), (HEAD + TRAIN + PRUNE, False)])
+def test_a_result_is_kept_for_the_same_recipe_only(
+    compressed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, kept: bool
+) -> None:
+    shutil.copytree(compressed, tmp_path / "out" / "seed-0")
+    record = json.loads((compressed / RECORD).read_text())
+    (tmp_path / "out" / "seed-0" / RECORD).write_text(json.dumps({**record, "seconds": 1.0}))
+    (tmp_path / "r.toml").write_text(recipe)
+    monkeypatch.setattr("edge.workflows.compress.run_job", lambda *_, **__: {**record, "seconds": 2.0})
+    made = compress(read_recipe(tmp_path / "r.toml"), recipe.encode(), tmp_path / "out", lambda *_: None)
+    assert made[0].seconds == (1.0 if kept else 2.0)
+
+
+def subject_of(model: str) -> Subject:
+    data = load_dataset("digits")
+    return Subject(model, model_entry(model).build(), data.train.head(128), data.test.head(64))
