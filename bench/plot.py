@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from edge.vocabulary import Format, Status
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Colour-blind safe (Okabe and Ito 2008): hue is the format, marker the precision.
 COLOURS = {Format.ONNX: "#0072B2", Format.PADDLE_INFERENCE: "#D55E00", Format.PADDLE_LITE: "#009E73"}
@@ -41,12 +43,9 @@ def trade_off_svg(cells: Sequence[Cell]) -> str | None:
     shown = [point for point in points if _setting(point.cell) == _setting(points[0].cell)]
     if not shown:
         return None
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FormatStrFormatter
 
-    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "edge"}):
-        figure = Figure(figsize=(9, 4.8), layout="constrained")
+    with drawing() as figure:
         axes = figure.subplots()
         largest = max(point.size for point in shown)
         for p in shown:
@@ -64,8 +63,23 @@ def trade_off_svg(cells: Sequence[Cell]) -> str | None:
         axes.xaxis.set_minor_formatter(FormatStrFormatter("%g"))
         axes.tick_params(axis="x", which="minor", labelsize=8)
         _legend(axes, [p.cell for p in shown])
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        return svg_of(figure)
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[Figure]:
+    """An empty figure in the style of the page."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "edge"}):
+        yield Figure(figsize=(9, 4.8), layout="constrained")
+
+
+def svg_of(figure: Figure) -> str:
+    """Within `drawing`: the same figure gives the same bytes."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     return re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
 

@@ -6,28 +6,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edge.bench.compression import CHANGES, tables_of
+from edge.bench.compression import COLUMNS as COMPRESSION
 from edge.bench.plot import trade_off_svg
 from edge.bench.present import COLUMNS, filled_columns, number
 from edge.bench.results import Cell, Results
 from edge.bench.verdict import Check, amount
+from edge.compress.result import Result
 from edge.files import write_atomic
 from edge.vocabulary import Status
 
 
-def write_report(results: Results, path: Path, checks: Sequence[Check] = (), title: str = "Will it live on the device?") -> None:
-    """Render the page, with the verdicts on devices, and replace ``path`` with it."""
+def write_report(
+    results: Results, path: Path, checks: Sequence[Check] = (), title: str = "Will it live on the device?", compressed: Sequence[Result] = ()
+) -> None:
+    """Render the page, with the verdicts on devices and the results of recipes, and replace ``path`` with it."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("report.html.j2").render(
         title=title,
-        lead=_lead(results.cells),
+        lead=_lead(results.cells, compressed),
+        tables=tables_of(compressed),
+        table_columns=(*COMPRESSION, *CHANGES[1:]),
         training=results.training,
         groups=_groups(results.cells),
         about=COLUMNS,
         checks=checks,
         amount=amount,
-        environments=_environments(results.cells),
+        environments=_environments([*(cell.environment for cell in results.cells), *(result.environment for result in compressed)]),
         number=number,
     )
     write_atomic(path, page)
@@ -41,10 +48,13 @@ def remarks(cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
     return notes
 
 
-def _lead(cells: Sequence[Cell]) -> str:
+def _lead(cells: Sequence[Cell], compressed: Sequence[Result]) -> str:
+    recipes = f"{len(compressed)} recipes of compression." if compressed else ""
+    if not cells:
+        return recipes
     ok = sum(cell.status is Status.OK for cell in cells)
     settings = sorted({f"{c.target}, {c.asked}" for c in cells})
-    return f"{ok} of {len(cells)} cells measured; {'; '.join(settings)}."
+    return f"{ok} of {len(cells)} cells measured; {'; '.join(settings)}. {recipes}".strip()
 
 
 def _groups(cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -67,13 +77,13 @@ def _groups(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return groups
 
 
-def _environments(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The distinct machines, versions of all cells merged."""
+def _environments(machines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The distinct machines, versions of all merged."""
     merged: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        if cell.environment:
-            one = merged.setdefault(str(cell.environment.get("cpu")), {**cell.environment, "versions": {}})
-            versions = cell.environment.get("versions")
+    for machine in machines:
+        if machine:
+            one = merged.setdefault(str(machine.get("cpu")), {**machine, "versions": {}})
+            versions = machine.get("versions")
             one["versions"] |= versions if isinstance(versions, dict) else {}
     return [{name: _words(value) for name, value in one.items() if name != "python"} for one in merged.values()]
 

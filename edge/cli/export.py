@@ -10,9 +10,10 @@ import click
 
 from edge.cli.options import FORMATS, PRECISIONS
 from edge.errors import CheckFailed, Unsupported
+from edge.models import ZOO
 
 
-@click.command()
+@click.command(epilog=f"The zoo: {', '.join(ZOO)}.")
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the artifacts.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Trained weights of a layer: .safetensors or .pdparams.  [default: seeded]")
@@ -53,7 +54,7 @@ def export(
 ) -> None:  # fmt: skip
     """Export MODEL to every format and precision that can be made.
 
-    MODEL is a zoo name (mnist_student, mnist_teacher, lenet5, fashion_net, lstm_classifier, transformer_encoder, two_tower), paddle.vision:NAME,
+    MODEL is a zoo name (they are listed below), paddle.vision:NAME,
     PACKAGE.MODULE:FACTORY (runs your code), or the path of a saved inference model (.json or .pdmodel) or of a paddle-inference fp32 artifact.
 
     Each artifact is run in its own runtime and compared with the Paddle model; one that is not the model any more is not kept.

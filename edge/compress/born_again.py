@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from edge.compress.teaching import softened, taught_loss, untrained
+from edge.compress.teaching import softened, taught_loss
 from edge.compress.technique import Record, Subject, TrainingStep
 from edge.compress.train import BatchLoss, predict
 from edge.errors import BadInput
@@ -30,15 +30,13 @@ class BornAgain(TrainingStep):
     epochs: int = Field(ge=1, le=1000)
 
     def run(self, subject: Subject) -> Record:
-        from edge.compress.steps import rebuild
-
         if subject.constraints:
             raise BadInput("a net that is born again begins with weights of its own, so pruned and shared ones are lost", hint="put the step before")
         held_out = []
         for generation in range(1, self.generations + 1):
             target = softened([predict(subject.layer, subject.train.images)], self.temperature)
             seed = subject.seed + generation
-            subject.layer = rebuild(untrained(subject.model, seed), subject.surgery)
+            subject.layer = subject.untrained(seed)
             config = self.training(seed)
             subject.fit(config, self._loss(subject, target))
             held_out.append(subject.accuracy())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,18 +98,23 @@ class Fixed:
         return paddle.to_tensor(self.bits.astype(np.uint32).view(np.float32))
 
 
-def as_arrays(constraints: dict[str, Constraint]) -> dict[str, NDArray[np.int64]]:
-    """For a file: ``KIND:NAME`` -> the array."""
+def as_arrays(constraints: dict[str, Constraint]) -> dict[str, NDArray[Any]]:
+    """For a file: ``KIND:NAME`` -> the array, in as few bytes an element as hold it."""
     arrays = {}
     for name, constraint in constraints.items():
         kind = type(constraint).__name__.lower()
-        arrays[f"{kind}:{name}"] = getattr(constraint, FIELDS[kind]).astype(np.int64)
+        values = getattr(constraint, FIELDS[kind])
+        arrays[f"{kind}:{name}"] = values.astype(np.min_scalar_type(max(int(values.max(initial=0)), 0)))
     return arrays
 
 
-def from_arrays(arrays: dict[str, NDArray[np.int64]]) -> dict[str, Constraint]:
+def from_arrays(arrays: dict[str, NDArray[Any]]) -> dict[str, Constraint]:
     """What `as_arrays` has written."""
-    makers: dict[str, Callable[[NDArray[np.int64]], Constraint]] = {"mask": lambda keep: Mask(keep.astype(bool)), "shared": Shared, "fixed": Fixed}
+    makers: dict[str, Callable[[NDArray[Any]], Constraint]] = {
+        "mask": lambda keep: Mask(keep.astype(bool)),
+        "shared": lambda codes: Shared(codes.astype(np.int64)),
+        "fixed": lambda bits: Fixed(bits.astype(np.int64)),
+    }
     found = {}
     for key, array in arrays.items():
         kind, _, name = key.partition(":")

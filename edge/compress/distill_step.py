@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from edge.compress.folder import RECORD, WEIGHTS
 from edge.compress.tasks import check_fits
 from edge.compress.teaching import attention_loss, classes_of, hint_loss, regressor_for, softened, taught_loss, untrained, watched
-from edge.compress.technique import Record, Subject, TrainingStep
+from edge.compress.technique import Record, Subject, TeachingStep
 from edge.compress.train import BatchLoss, TrainConfig, predict, top1
 from edge.errors import BadInput
 from edge.models import model_entry
@@ -54,7 +54,7 @@ class Teacher(Frozen):
         return self
 
 
-class Distill(TrainingStep):
+class Distill(TeachingStep):
     """``(1 - alpha) CE + alpha T^2 KL + feature MSE + attention AT``; the last two are sums over ``layers``, and means over the teachers.
 
     Attributes:
@@ -71,7 +71,6 @@ class Distill(TrainingStep):
     teacher_layers: tuple[str, ...] = Field((), max_length=50)
     feature: float = Field(0.0, ge=0, le=1e6)
     attention: float = Field(0.0, ge=0, le=1e6)
-    epochs: int = Field(ge=1, le=1000)
 
     @model_validator(mode="after")
     def _hints(self) -> Distill:
@@ -87,6 +86,7 @@ class Distill(TrainingStep):
         return [Path(teacher.folder, name) for teacher in self.teachers if teacher.folder is not None for name in (RECORD, WEIGHTS)]
 
     def run(self, subject: Subject) -> Record:
+        self.begin(subject)
         classes = classes_of(subject.layer, subject)
         teachers = [self._teacher(source, subject, number) for number, source in enumerate(self.teachers, 1)]
         logits = [predict(teacher, subject.train.images) for teacher in teachers]

@@ -4,7 +4,7 @@ compressed.json      the model, its surgery, the data, each step's record, sizes
 model.safetensors    what the packed file decodes to
 packed.bin           see `edge.compress.packing`
 recipe.toml          as it was run
-dense/               the same of the dense net that the others are compared with, where it is another one
+dense/               record and weights of the dense net that it is compared with, where it is another one
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class StepRecord(Frozen):
 class Compressed(Frozen):
     """``compressed.json``. Errors are shares of the test images in %, None without data; sizes are in bytes; ``ratio`` is dense over packed.
 
-    ``plain_bytes``: of what is left as float32. ``parameters``: trained ones that are not zero. ``macs``: multiplications that a runtime executes for
-    one sample: those with a zero are among them. Both also of the dense net.
+    ``plain_bytes``: of what is left as float32. ``packed_bytes``: None of a dense net, which is not packed. ``parameters``: trained ones that are
+    not zero. ``macs``: multiplications that a runtime executes for one sample: those with a zero are among them. Both also of the dense net.
     ``fingerprint``: see `edge.compress.recipe.fingerprint`. ``changes``: against the dense net, on the test images.
     """
 
@@ -62,7 +62,7 @@ class Compressed(Frozen):
     steps: tuple[StepRecord, ...]
     baseline_bytes: int = Field(gt=0)
     plain_bytes: int = Field(gt=0)
-    packed_bytes: int = Field(gt=0)
+    packed_bytes: int | None = Field(gt=0)
     error_before: float | None
     error_after: float | None
     parameters_before: int
@@ -74,7 +74,7 @@ class Compressed(Frozen):
 
     @property
     def ratio(self) -> float:
-        return self.baseline_bytes / self.packed_bytes
+        return self.baseline_bytes / (self.packed_bytes or self.plain_bytes)
 
 
 def packed_state(layer: nn.Layer) -> bytes:
@@ -82,11 +82,12 @@ def packed_state(layer: nn.Layer) -> bytes:
     return pack([np.asarray(value.numpy(), np.float32) for value in layer.state_dict().values()])
 
 
-def write_folder(folder: Path, layer: nn.Layer, packed: bytes, record: Compressed) -> None:
+def write_folder(folder: Path, layer: nn.Layer, packed: bytes | None, record: Compressed) -> None:
     """The record last: a folder without one is none."""
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(layer, folder / WEIGHTS)
-    write_atomic(folder / PACKED, packed)
+    if packed is not None:
+        write_atomic(folder / PACKED, packed)
     write_atomic(folder / RECORD, json.dumps(record.model_dump(mode="json"), indent=1))
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from edge.compress.tasks import check_fits
 from edge.compress.teaching import classes_of, divergence, untrained
-from edge.compress.technique import Record, Subject, TrainingStep
+from edge.compress.technique import Record, Subject, TeachingStep
 from edge.compress.train import BatchLoss, predict, top1
 from edge.errors import BadInput
 from edge.models import model_entry
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from paddle import Tensor, nn
 
 
-class Mutual(TrainingStep):
+class Mutual(TeachingStep):
     """Train the net with its peers, which begin untrained and are thrown away in the end.
 
     Attributes:
-        peers: zoo models, by default one more of the net's own.
+        peers: zoo models, by default one more net of the same structure.
         weight: of the mean divergence from the peers.
     """
 
@@ -33,7 +33,6 @@ class Mutual(TrainingStep):
     peers: tuple[str, ...] = Field((), max_length=8)
     weight: float = Field(1.0, gt=0, le=100)
     temperature: float = Field(1.0, gt=0, le=100)
-    epochs: int = Field(ge=1, le=1000)
 
     @field_validator("peers")
     @classmethod
@@ -46,10 +45,11 @@ class Mutual(TrainingStep):
         return peers
 
     def run(self, subject: Subject) -> Record:
-        names = self.peers or (subject.model,)
-        for name in names:
+        self.begin(subject)
+        for name in self.peers:
             check_fits(name, subject.train)
-        peers = [untrained(name, subject.seed + number) for number, name in enumerate(names, 1)]
+        peers = [untrained(name, subject.seed + number) for number, name in enumerate(self.peers, 1)] or [subject.untrained(subject.seed + 1)]
+        names = self.peers or (subject.model,)
         widths = [classes_of(net, subject) for net in (subject.layer, *peers)]
         if len(set(widths)) > 1:
             raise BadInput(f"peers tell the same classes apart; {subject.model} and {', '.join(names)} have {widths} of them")

@@ -9,7 +9,7 @@ import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -88,7 +88,7 @@ class Result(Frozen):
     recall: tuple[Recall, ...] = ()
     speed: dict[str, Speed] = Field(default_factory=dict)
     exports: dict[str, str] = Field(default_factory=dict)
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
 
     def errors(self) -> list[float]:
         """Of the seeds, in %; empty without data."""
@@ -108,7 +108,7 @@ def result_of(name: str, recipe: Recipe, records: Mapping[int, Compressed]) -> R
         data=shown.data,
         baseline_bytes=shown.baseline_bytes,
         plain_bytes=shown.plain_bytes,
-        packed_bytes=shown.packed_bytes,
+        packed_bytes=_packed(shown),
         ratio=shown.ratio,
         error_before=shown.error_before,
         error_after=shown.error_after,
@@ -122,6 +122,12 @@ def result_of(name: str, recipe: Recipe, records: Mapping[int, Compressed]) -> R
         changes=changes,
         recall=changes.recall if changes else (),
     )
+
+
+def _packed(record: Compressed) -> int:
+    if record.packed_bytes is None:
+        raise BadInput("a dense net is no result: nothing of it is packed")
+    return record.packed_bytes
 
 
 def median_seed(records: Mapping[int, Compressed]) -> Compressed:

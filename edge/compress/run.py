@@ -77,7 +77,7 @@ def run_recipe(
     }
     taught_at = next((number for number, step in enumerate(steps_of(read), 1) if step.trains), 0)
     if taught_at < len(records):  # later steps have made another net of it
-        _write(home / DENSE, read, seed, subject.teacher, subject.teacher_surgery, records[:taught_at], described, error_before)
+        _write(home / DENSE, read, seed, subject.teacher, subject.teacher_surgery, records[:taught_at], described, error_before, packs=False)
     error = None if changes is None else 100.0 - changes.accuracy.after
     result = _write(home, read, seed, subject.layer, subject.surgery, records, described, error, changes)
     shutil.rmtree(home / STATES, ignore_errors=True)
@@ -125,15 +125,17 @@ def _write(
     described: dict[str, Any],
     error: float | None,
     changes: Changes | None = None,
+    *,
+    packs: bool = True,
 ) -> Compressed:
-    packed = packed_state(layer)
+    packed = packed_state(layer) if packs else None
     result = Compressed(
         **described,
         fingerprint=fingerprint(recipe, seed, len(records)),
         surgery=tuple((name, details) for name, details in surgery),
         steps=tuple(records),
         plain_bytes=_bytes_of(layer),
-        packed_bytes=len(packed),
+        packed_bytes=None if packed is None else len(packed),
         error_after=error,
         parameters=_parameters(layer),
         macs=_macs(recipe.model, layer),

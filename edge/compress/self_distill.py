@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from edge.compress.teaching import classes_of, hint_loss, taught_loss, watched
-from edge.compress.technique import Record, Subject, TrainingStep
+from edge.compress.technique import Record, Subject, TeachingStep
 from edge.compress.train import BatchLoss, predict, top1
 from edge.errors import BadInput
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 POOLED = 4
 
 
-class SelfDistill(TrainingStep):
+class SelfDistill(TeachingStep):
     """The net learns from the labels; each head ``(1 - alpha) CE + alpha T^2 KL + feature MSE``. The heads are thrown away in the end.
 
     Attributes:
@@ -40,9 +40,9 @@ class SelfDistill(TrainingStep):
     temperature: float = Field(3.0, gt=0, le=100)
     alpha: float = Field(0.5, gt=0, le=1)
     feature: float = Field(0.03, ge=0, le=1e6)
-    epochs: int = Field(ge=1, le=1000)
 
     def run(self, subject: Subject) -> Record:
+        self.begin(subject)
         import paddle
 
         classes = classes_of(subject.layer, subject)

@@ -118,6 +118,15 @@ class Subject:
             raise BadInput("there is no dense net to learn from yet", hint="put a train step first")
         return predict(self.teacher, self.train.images)
 
+    def untrained(self, seed: int) -> nn.Layer:
+        """A net of the same structure with initial weights of this seed."""
+        import paddle
+
+        from edge.compress.steps import rebuild
+
+        paddle.seed(seed)
+        return rebuild(model_entry(self.model).build(), self.surgery)
+
     def accuracy(self) -> float:
         """Top-1 on the held-out images, in %.
 
@@ -182,6 +191,27 @@ class TrainingStep(Step):
         return TrainConfig(
             self.epochs, self.learning_rate, self.batch_size, seed, cosine=self.cosine, weight_decay=self.weight_decay, shift=self.shift
         )
+
+
+class TeachingStep(TrainingStep):
+    """A step that trains a net as a whole.
+
+    Attributes:
+        restart: from initial weights, with the structure as it is and what was pruned left out; the dense net is still there to teach.
+    """
+
+    restart: bool = False
+    epochs: int = Field(ge=1, le=1000)
+
+    def begin(self, subject: Subject) -> None:
+        """
+        Raises:
+            BadInput: to restart would lose shared or quantized values.
+        """
+        if self.restart:
+            subject.require_free(subject.constraints, self.step)
+            subject.layer = subject.untrained(subject.seed)
+            subject.hold()
 
 
 class TuningStep(TrainingStep):

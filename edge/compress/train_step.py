@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
-from edge.compress.technique import Record, Subject, TrainingStep
+from edge.compress.technique import Record, Subject, TeachingStep
 
 
-class Train(TrainingStep):
+class Train(TeachingStep):
     """Adam on the labels."""
 
     step: Literal["train"] = "train"
-    epochs: int = Field(ge=1, le=1000)
 
     def run(self, subject: Subject) -> Record:
+        self.begin(subject)
         subject.fit(self.training(subject.seed))
         return {}

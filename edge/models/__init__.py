@@ -51,8 +51,21 @@ def _from(module: str, name: str) -> Callable[[], nn.Layer]:
     return build
 
 
+def _vision(name: str) -> Callable[[], nn.Layer]:
+    """A net of ``paddle.vision.models`` with initial weights."""
+
+    def build() -> nn.Layer:
+        from paddle.vision import models
+
+        layer: nn.Layer = getattr(models, name)()
+        return layer
+
+    return build
+
+
 _Inputs = dict[str, tuple[tuple[int | None, ...], str]]
 _IMAGE_28: _Inputs = {"image": ((None, 1, 28, 28), "float32")}
+_IMAGE_224: _Inputs = {"image": ((None, 3, 224, 224), "float32")}
 _IDS_16: _Inputs = {"ids": ((None, 16), "int64")}
 
 ZOO: dict[str, ModelEntry] = {
@@ -64,6 +77,8 @@ ZOO: dict[str, ModelEntry] = {
     "alexnet28": ModelEntry(_from("classic", "AlexNet28"), _IMAGE_28, 10, "five convolutions, three linear layers, on 28x28 grey images"),
     "vgg28": ModelEntry(_from("classic", "Vgg28"), _IMAGE_28, 10, "six convolutions in pairs, two linear layers, on 28x28 grey images"),
     "resnet28": ModelEntry(_from("classic", "ResNet28"), _IMAGE_28, 10, "six residual blocks, on 28x28 grey images"),
+    "alexnet": ModelEntry(_vision("alexnet"), _IMAGE_224, 1000, "of paddle.vision, full size, on 224x224 colour images"),
+    "vgg16": ModelEntry(_vision("vgg16"), _IMAGE_224, 1000, "of paddle.vision, full size, on 224x224 colour images"),
     "fashion_net": ModelEntry(
         _from("fashion", "FashionNet"), _IMAGE_28, 10, "separable convolutions, batch norms, one residual, on 28x28 grey images"
     ),

@@ -60,7 +60,7 @@ class Timing:
 
     speed: dict[str, Speed]
     exports: dict[str, str]
-    environment: dict[str, str]
+    environment: dict[str, Any]
 
 
 def measure_speed(folder: Path, out: Path, clock: Clock, progress: Progress = lambda *_: None) -> Timing:
@@ -134,7 +134,7 @@ def _reason(made: Iterable[ExportedCell], cells: Iterable[Cell], wanted: Format)
     return str(next(iter([*timed, *untimed]), "it was not timed"))
 
 
-def _environment(cells: Iterable[Cell]) -> dict[str, str]:
+def _environment(cells: Iterable[Cell]) -> dict[str, Any]:
     """What of the machine decides the times."""
     found = next((cell.environment for cell in cells if cell.environment), {})
-    return {name: str(found[name]) for name in ("cpu", "cores", "isa", "kernel", "python", "versions") if name in found}
+    return {name: found[name] for name in ("cpu", "cores", "isa", "kernel", "python", "versions") if name in found}

@@ -1,0 +1,204 @@
+"""Results of recipes for the page: a table and a trade-off plot for each group, like the charts of Blalock et al. 2020, "What is the State of Neural
+Network Pruning?" (arXiv 2003.03033): size against accuracy, and measured speed against accuracy."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge.bench.plot import drawing, svg_of
+from edge.bench.present import number
+from edge.compress.result import Result
+from edge.vocabulary import Format
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Colour-blind safe (Okabe and Ito 2008).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX*"
+#: A speed-up within so much of 1 is none: runs differ by as much.
+NO_GAIN = 0.05
+NONE = "–"
+RUNTIMES = {Format.ONNX: "onnxruntime", Format.PADDLE_INFERENCE: "Paddle Inference", Format.PADDLE_LITE: "Paddle Lite"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """As `edge.bench.present.Column`, of a result of a recipe."""
+
+    head: str
+    text: Callable[[Result], str]
+    about: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Results that belong together."""
+
+    name: str
+    beside: tuple[str, ...]
+    rows: tuple[Result, ...]
+    columns: tuple[Column, ...]
+    changes: tuple[Column, ...]
+    plot: str | None
+
+
+def error_text(result: Result) -> str:
+    """Of the seed that is shown, or mean, standard deviation and range of several."""
+    found = result.errors()
+    if len(found) < 2:
+        return NONE if result.error_after is None else f"{result.error_after:.2f}"
+    return f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+
+
+def speed_text(result: Result, runtime: Format) -> str:
+    """``0.123, 2.1x``; ``no gain`` where the difference is within what runs differ by."""
+    found = result.speed.get(runtime.value)
+    if found is None or found.speedup.value is None:
+        return NONE
+    gain = float(found.speedup.value)
+    return f"{number(found.compressed)}, {'no gain' if abs(gain - 1) <= NO_GAIN else f'{gain:.2f}x'}"
+
+
+COLUMNS = (
+    Column("row", lambda r: r.row or r.name, "what was done; the recipe has the steps"),
+    Column("recipe", lambda r: r.name, "its file, without .toml"),
+    Column("seeds", lambda r: str(len(r.seeds)), "runs from different initial weights"),
+    Column("error % dense", lambda r: NONE if r.error_before is None else f"{r.error_before:.2f}", "wrong test images before, of the seed shown"),
+    Column("error %", error_text, "wrong test images after: mean ± standard deviation (range) of the seeds"),
+    Column("weights left", lambda r: f"{r.parameters:,}", "parameters that are not zero"),
+    Column("pruned", lambda r: f"{r.parameters_before / max(r.parameters, 1):.1f}x", "parameters of the dense net over those left"),
+    Column(
+        "M MACs", lambda r: f"{r.macs / 1e6:.3g}", "millions of multiplications that a runtime executes; zeros among the weights are multiplied too"
+    ),
+    Column("float32 KiB", lambda r: f"{r.plain_bytes / 1024:,.1f}", "what is left as float32, as a runtime loads it"),
+    Column("packed KiB", lambda r: f"{r.packed_bytes / 1024:,.1f}", "packed file, with indices, codebooks and biases, of the seed shown"),
+    Column("ratio", lambda r: f"{r.ratio:,.1f}x", "dense float32 over packed"),
+    *(
+        Column(f"{name} ms", lambda r, runtime=runtime: speed_text(r, runtime), f"{name}: median, fp32, 1 thread, batch 1, and dense over it")  # type: ignore[misc]
+        for runtime, name in RUNTIMES.items()
+    ),
+)
+CHANGES = (
+    COLUMNS[0],
+    Column("agree %", lambda r: f"{r.changes.agreement:.2f}" if r.changes else NONE, "test images that both nets see as the same class"),
+    Column(
+        "broken, mended", lambda r: f"{r.changes.flips.broken}, {r.changes.flips.mended}" if r.changes else NONE, "images: right to wrong, and back"
+    ),
+    Column("worst class", lambda r: _worst_class(r), "the class whose accuracy fell most, points"),
+    Column("calibration %", lambda r: _pair(r.changes.calibration if r.changes else None), "expected calibration error"),
+    Column("saliency", lambda r: _saliency(r), "rank correlation of the maps of gradient times input"),
+    *(
+        Column(head, lambda r, name=name: _robust(r, name), about)  # type: ignore[misc]
+        for head, name, about in (
+            ("noise %", "noise", "accuracy on noisy images"),
+            ("blur %", "blur", "accuracy on blurred images"),
+            ("shift %", "shift", "accuracy on images moved by 2 pixels"),
+            ("attack %", "pgd", "accuracy under the weaker PGD attack"),
+        )
+    ),
+    Column(
+        "recall@1 %",
+        lambda r: "; ".join(f"{e.direction}{f' without {e.blank}' if e.blank else ''} {_pair(e)}" for e in r.recall) or NONE,
+        "of a model of captions",
+    ),
+)
+
+
+def tables_of(results: Sequence[Result]) -> list[Table]:
+    """In the order of their first rows."""
+    names = dict.fromkeys(result.table or result.name for result in results)
+    return [_table(name, [result for result in results if (result.table or result.name) == name]) for name in names]
+
+
+def _table(name: str, rows: Sequence[Result]) -> Table:
+    filled = [tuple(column for column in columns if any(column.text(row) != NONE for row in rows)) for columns in (COLUMNS, CHANGES)]
+    beside = tuple(dict.fromkeys(row.beside for row in rows if row.beside))
+    changes = filled[1] if any(row.changes for row in rows) else ()
+    return Table(name, beside, tuple(rows), filled[0], changes, trade_off_svg(rows))
+
+
+def trade_off_svg(rows: Sequence[Result]) -> str | None:
+    """Accuracy against size and against speed; None where no row has an error."""
+    shown = [row for row in rows if row.error_after is not None]
+    if not shown:
+        return None
+    timed = [row for row in shown if _speedup(row) is not None]
+    with drawing() as figure:
+        panels = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
+        looks = _looks(shown)
+        _panel(panels[0], shown, looks, lambda row: row.ratio, "dense bytes over packed bytes (log scale; right is better)")
+        panels[0].set_ylabel("test accuracy, % (up is better)")
+        if timed:
+            _panel(panels[1], timed, looks, lambda row: _speedup(row) or 1.0, "times faster, onnxruntime fp32, 1 thread, measured (log)")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=8, loc="outside right center")
+        return svg_of(figure)
+
+
+def _panel(axes: Axes, rows: Sequence[Result], looks: dict[str, tuple[str, str]], x_of: Callable[[Result], float], label: str) -> None:
+    from matplotlib.ticker import FormatStrFormatter, NullFormatter
+
+    for name in dict.fromkeys(map(_curve, rows)):
+        mine = sorted((row for row in rows if _curve(row) == name), key=x_of)
+        errors = [row.errors() for row in mine]
+        middle = [100 - statistics.mean(found) for found in errors]
+        spread = [[y - (100 - max(found)) for y, found in zip(middle, errors, strict=True)], [
+            (100 - min(found)) - y for y, found in zip(middle, errors, strict=True)
+        ]]  # fmt: skip
+        colour, marker = looks[name]
+        xs = [x_of(row) for row in mine]
+        axes.errorbar(
+            xs, middle, yerr=spread, color=colour, marker=marker, markersize=7, capsize=3, ls="-" if len(mine) > 1 else "", lw=1, label=name
+        )
+        for x, y, row in zip(xs, middle, mine, strict=True):
+            if setting := row.row.partition(": ")[2]:
+                axes.annotate(setting, (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7)
+    if dense := [100 - row.error_before for row in rows if row.error_before is not None]:
+        axes.axhline(statistics.mean(dense), color="#888", lw=0.8, ls="--")
+    axes.set_xscale("log")
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.25, which="both")
+    axes.margins(x=0.12, y=0.15)
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_minor_formatter(FormatStrFormatter("%g") if high / low < 12 else NullFormatter())
+    axes.tick_params(axis="x", which="minor", labelsize=8)
+
+
+def _curve(row: Result) -> str:
+    """Rows called ``NAME: SETTING`` are points of one curve."""
+    return (row.row or row.name).partition(": ")[0]
+
+
+def _looks(rows: Sequence[Result]) -> dict[str, tuple[str, str]]:
+    return {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(dict.fromkeys(map(_curve, rows)))}
+
+
+def _speedup(row: Result) -> float | None:
+    found = row.speed.get(Format.ONNX.value)
+    return None if found is None or found.speedup.value is None else float(found.speedup.value)
+
+
+def _pair(found: object) -> str:
+    before, after = getattr(found, "before", None), getattr(found, "after", None)
+    return NONE if before is None or after is None else f"{before:.1f} → {after:.1f}"
+
+
+def _worst_class(row: Result) -> str:
+    if not row.changes:
+        return NONE
+    worst = min(row.changes.by_class, key=lambda each: each.after - each.before)
+    return f"{worst.label}: {worst.after - worst.before:+.1f}"
+
+
+def _saliency(row: Result) -> str:
+    found = row.changes.saliency if row.changes else None
+    return NONE if found is None or found.correlation is None else f"{found.correlation:.2f}"
+
+
+def _robust(row: Result, name: str) -> str:
+    return next((_pair(each) for each in (row.changes.robustness if row.changes else ()) if each.name == name), NONE)
