@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Puts the support table into README.md, between its two markers.
+"""Puts tables between their markers: what can be made into README.md, what recipes have come to into edge/compress/README.md.
 
 .venv/bin/python scripts/readme.py
 """
@@ -7,35 +7,70 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from edge.bench.compression import COLUMNS, Table, tables_of
 from edge.cli.support import markdown_table
+from edge.compress.result import SUFFIX, read_result
 from edge.export.support import support_table
 from edge.files import write_atomic
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-BEGIN = "<!-- the support table, written by scripts/readme.py -->"
-END = "<!-- end of the support table -->"
+ROOT = Path(__file__).resolve().parents[1]
+SUPPORT = "<!-- the support table, written by scripts/readme.py -->", "<!-- end of the support table -->"
+RECIPES = "<!-- the tables of the recipes, written by scripts/readme.py -->", "<!-- end of the tables of the recipes -->"
+#: In the order of the page; tables of other recipes follow.
+ORDER = ("LeNet-300", "LeNet-5", "AlexNet", "VGG", "ResNet", "Single", "Low rank", "Bits", "Distillation", "Images", "Full size")
 
 
-def with_table(text: str) -> str:
-    """The README's text with the table of today between its markers.
+def between(text: str, markers: tuple[str, str], table: str) -> str:
+    """The text with the table between its markers.
 
     Raises:
         ValueError: the markers are not there once each, in order.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"README.md needs one line {BEGIN} and after it one line {END}")
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{markdown_table(support_table())}\n{END}{rest.partition(END)[2]}"
+    begin, end = markers
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"it needs one line {begin} and after it one line {end}")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+
+
+def with_support(text: str) -> str:
+    return between(text, SUPPORT, markdown_table(support_table()))
+
+
+def with_recipes(text: str) -> str:
+    results = [read_result(path) for path in sorted((ROOT / "edge" / "recipes").glob(f"*{SUFFIX}"))]
+    tables = sorted(tables_of(results), key=lambda table: next((n for n, start in enumerate(ORDER) if table.name.startswith(start)), len(ORDER)))
+    return between(text, RECIPES, "\n\n".join(_markdown(table) for table in tables))
+
+
+def _markdown(table: Table) -> str:
+    """Rows by their error where they have one, the dense net first."""
+    rows = sorted(table.rows, key=lambda row: (row.row != "dense", row.error_after is None, row.ratio))
+    columns = [column for column in COLUMNS if any(column.text(row) != "–" for row in rows) and column.head != "recipe"]
+    lines = [_line([column.head for column in columns]), _line(["---", *["---:"] * (len(columns) - 1)])]
+    lines += [_line([f"`{row.name}`: {row.row}", *(column.text(row) for column in columns[1:])]) for row in rows]
+    beside = f"Published: {'; '.join(table.beside)}.\n\n" if table.beside else ""
+    return f"### {table.name}\n\n{beside}" + "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+#: What is written into which file.
+PAGES = {ROOT / "README.md": with_support, ROOT / "edge" / "compress" / "README.md": with_recipes}
 
 
 def main() -> int:
-    old = README.read_text()
-    new = with_table(old)
-    if new != old:
-        write_atomic(README, new)
-    print(f"README.md: {'the support table is written' if new != old else 'nothing has changed'}")
+    for path, write in PAGES.items():
+        old = path.read_text()
+        new = write(old)
+        if new != old:
+            write_atomic(path, new)
+        print(f"{path}: {'written' if new != old else 'nothing has changed'}")
     return 0
 
 

@@ -53,10 +53,10 @@ class Result(Frozen):
     """``NAME.result.json``.
 
     Attributes:
-        table, row, beside: see `edge.compress.recipe.Recipe`.
+        fingerprint: of the recipe and the seed shown, see `edge.compress.recipe.fingerprint`. table, row, beside: see `edge.compress.recipe.Recipe`.
         baseline_bytes: of the dense net as float32. plain_bytes: of what is left of it as float32. packed_bytes: of the packed file.
         error_before, error_after: in % of the test images; None without data.
-        parameters_before, parameters: trained ones that are not zero. macs_before, macs: multiplications that a runtime executes for one sample.
+        parameters_before, parameters: trained ones, and those left that are not zero. macs_before, macs: multiplications that a runtime executes for one sample.
         changes: against the dense net, on the test images; the list of flips is left out.
         recall: of a model of captions.
         speed: format -> latency, fp32, 1 thread, batch 1, where it was measured. exports: cell -> ``ok``, or the reason.
@@ -66,6 +66,7 @@ class Result(Frozen):
     schema_version: Literal[1] = 1
     kind: Literal["compression"] = "compression"
     name: str = Field(max_length=200)
+    fingerprint: str = Field(max_length=64)
     table: str = Field("", max_length=200)
     row: str = Field("", max_length=200)
     beside: str = Field("", max_length=500)
@@ -101,6 +102,7 @@ def result_of(name: str, recipe: Recipe, records: Mapping[int, Compressed]) -> R
     changes = shown.changes.model_copy(update={"flips": shown.changes.flips.model_copy(update={"listed": ()})}) if shown.changes else None
     return Result(
         name=name,
+        fingerprint=shown.fingerprint,
         table=recipe.table,
         row=recipe.row,
         beside=recipe.beside,

@@ -72,7 +72,7 @@ def run_recipe(
         "seed": seed,
         "baseline_bytes": _bytes_of(untouched),
         "error_before": error_before,
-        "parameters_before": _parameters(untouched),
+        "parameters_before": sum(int(value.size) for value in trained(untouched).values()),
         "macs_before": _macs(read.model, untouched),
     }
     taught_at = next((number for number, step in enumerate(steps_of(read), 1) if step.trains), 0)

@@ -83,9 +83,9 @@ def test_a_person_sees_one_line_a_cell() -> None:
     assert any(re.search(r"paddle-lite int8 +arm +works +needs CPython 3.10", line) for line in lines)
 
 
-def test_the_readme_prints_the_table() -> None:
+def test_the_pages_print_their_tables() -> None:
     text = README.read_text()
-    assert script().with_table(text) == text, "run: .venv/bin/python scripts/readme.py"
+    assert all(write(path.read_text()) == path.read_text() for path, write in script().PAGES.items()), "run: .venv/bin/python scripts/readme.py"
     assert run_edge("support", "--markdown").out in text
 
 
@@ -96,10 +96,10 @@ def test_the_script_writes_an_outdated_table_anew_and_nothing_else(tmp_path: Pat
     assert outdated != text
     copy = tmp_path / "README.md"
     copy.write_text(outdated)
-    monkeypatch.setattr(module, "README", copy)
+    monkeypatch.setattr(module, "PAGES", {copy: module.with_support})
     assert module.main() == 0 and copy.read_text() == text
     with pytest.raises(ValueError, match="needs one line"):
-        module.with_table(text.replace(module.END, ""))
+        module.with_support(text.replace(module.SUPPORT[1], ""))
 
 
 def test_help_has_an_example_and_the_two_forms_do_not_go_together() -> None:
