@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from paddle import Tensor
 
 
+#: Code of what does not share its value yet.
+FREE = -1
 #: Kind of a constraint in a file -> the field that is its array.
 FIELDS = {"mask": "keep", "shared": "codes", "fixed": "bits"}
 
@@ -41,7 +43,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Shared:
-    """``codes``: of the parameter's shape: elements with the same code have the same value; those of code 0 stay zero.
+    """``codes``: of the parameter's shape: elements with the same code have the same value; those of code 0 stay zero, those of code `FREE` are free.
 
     The gradient of a shared value is the sum of its elements' (Han, Mao and Dally 2015, section 3.3); here their mean, since Adam divides by its size
     anyway, and a mean keeps the elements equal.
@@ -58,19 +60,21 @@ class Shared:
     def _mean(self, values: Tensor) -> Tensor:
         import paddle
 
-        codes, counts = self._tensors
+        codes, counts, free = self._tensors
         sums = paddle.zeros([len(counts)]).scatter(codes, values.reshape([-1]), overwrite=False)
         means = sums / counts
         means[0] = 0.0
-        return paddle.gather(means, codes).reshape(values.shape)
+        shared = paddle.gather(means, codes).reshape(values.shape)
+        return shared if free is None else shared + values * free
 
     @cached_property
-    def _tensors(self) -> tuple[Tensor, Tensor]:
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor | None]:
         import paddle
 
-        flat = self.codes.reshape(-1)
-        counts = np.maximum(np.bincount(flat, minlength=int(flat.max()) + 1), 1)
-        return paddle.to_tensor(flat), paddle.to_tensor(counts.astype(np.float32))
+        flat = np.maximum(self.codes, 0).reshape(-1)
+        counts = np.maximum(np.bincount(flat), 1)
+        free = self.codes == FREE
+        return paddle.to_tensor(flat), paddle.to_tensor(counts.astype(np.float32)), paddle.to_tensor(free.astype(np.float32)) if free.any() else None
 
 
 @dataclass(frozen=True)

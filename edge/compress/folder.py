@@ -48,9 +48,9 @@ class StepRecord(Frozen):
 class Compressed(Frozen):
     """``compressed.json``. Errors are shares of the test images in %, None without data; sizes are in bytes; ``ratio`` is dense over packed.
 
-    ``plain_bytes``: of what is left as float32. ``packed_bytes``: None of a dense net, which is not packed. ``parameters_before``: trained ones of the
-    dense net. ``parameters``: those left that are not zero. ``macs_before``, ``macs``: multiplications that a runtime executes for one sample, those
-    with a zero among them.
+    ``plain_bytes``: of what is left as float32. ``packed_bytes``: None of a dense net, which is not packed. ``parameters_before``: trained ones of
+    the dense net. ``parameters``: those left that are not zero. ``macs_before``, ``macs``: multiplications that a runtime executes for one sample,
+    those with a zero among them.
     ``fingerprint``: see `edge.compress.recipe.fingerprint`. ``changes``: against the dense net, on the test images.
     """
 

@@ -37,6 +37,8 @@ RAW, CODED, SPARSE, BITS, SCALED = range(5)
 MOST_LEVELS = 127
 #: Bytes by which the ways of a tensor are compared, taken from so many places of each.
 TRIED, PLACES = 1 << 20, 16
+#: Up to so many bytes before compression the ways are chosen together, by trying: it costs a second.
+TOGETHER = 1 << 16
 #: Elements of each channel that are looked at before all are.
 PROBED = 64
 Tensor = NDArray[np.float32]
@@ -61,10 +63,29 @@ def pack(tensors: Sequence[Tensor]) -> bytes:
     Args:
         tensors: float32, of any shape.
     """
-    body = _varint(len(tensors)) + b"".join(_smallest(tensor) for tensor in tensors)
+    options = [_options(tensor) for tensor in tensors]
+    chosen = [min(ways, key=_size_when_compressed) for ways in options]
+    if sum(map(len, chosen)) <= TOGETHER:
+        chosen = _chosen_together(options, chosen)
+    return min(_files(chosen), key=len)
+
+
+def _files(ways: Sequence[bytes]) -> list[bytes]:
+    """By every compressor."""
+    body = _varint(len(ways)) + b"".join(ways)
     files = [MAGIC + bytes([number]) + _compress(body, context) for number, context in enumerate(LZMA_CONTEXTS)]
-    files.append(MAGIC + bytes([len(LZMA_CONTEXTS)]) + bz2.compress(body))
-    return min(files, key=len)
+    return [*files, MAGIC + bytes([len(LZMA_CONTEXTS)]) + bz2.compress(body)]
+
+
+def _chosen_together(options: Sequence[Sequence[bytes]], chosen: Sequence[bytes]) -> list[bytes]:
+    """Tensor by tensor the way with which the whole file is smallest: what lies next to each other teaches the compressor the same."""
+    best, size = list(chosen), min(map(len, _files(chosen)))
+    for place, ways in enumerate(options):
+        for way in ways:
+            tried = [*best[:place], way, *best[place + 1 :]]
+            if (found := min(map(len, _files(tried)))) < size:
+                best, size = tried, found
+    return best
 
 
 def unpack(data: bytes) -> list[Tensor]:
@@ -96,18 +117,19 @@ def _body(data: bytes) -> bytes:
     return body
 
 
-def _smallest(tensor: Tensor) -> bytes:
-    """Each way is tried alone, compressed, long ones by a part; together they share LZMA's contexts, which changes little."""
+def _options(tensor: Tensor) -> list[bytes]:
+    """Every way that a tensor can be stored in."""
     head = _varint(tensor.ndim) + b"".join(_varint(side) for side in tensor.shape)
     ways = _ways(tensor)
     for axis in {0, tensor.ndim - 1} if tensor.ndim > 1 and tensor.size else ():
         if (found := scales_of(np.moveaxis(tensor, axis, 0).reshape(tensor.shape[axis], -1))) is not None:
             codes = tensor / _along(found, axis, tensor.ndim)
             ways += [bytes([SCALED, axis]) + _planes(found) + way for way in _ways(codes)]
-    return head + min(ways, key=_size_when_compressed)
+    return [head + way for way in ways]
 
 
 def _size_when_compressed(way: bytes) -> float:
+    """Of a long one by a part."""
     starts = range(0, len(way), -(-len(way) // PLACES)) if len(way) > TRIED else ()
     tried = b"".join(way[start : start + TRIED // PLACES] for start in starts) or way
     return len(_compress(tried, LZMA_CONTEXTS[0])) * len(way) / len(tried)
@@ -117,17 +139,26 @@ def _ways(tensor: Tensor) -> list[bytes]:
     """Every way but by scales."""
     flat = np.ascontiguousarray(tensor, np.float32).reshape(-1)
     ways = [bytes([RAW]) + _planes(flat)]
-    values, codes = np.unique(flat.view(np.uint32), return_inverse=True)
+    values, codes = _coded(flat.view(np.uint32))
     if len(values) <= 2:
         ways.append(bytes([BITS]) + _table(values) + np.packbits(codes.astype(bool)).tobytes())
     if len(values) <= 256:
         ways.append(bytes([CODED]) + _table(values) + codes.astype(np.uint8).tobytes())
     places = np.flatnonzero(flat.view(np.uint32))
-    kept, codes = np.unique(flat.view(np.uint32)[places], return_inverse=True)
+    kept, codes = _coded(flat.view(np.uint32)[places])
     if len(places) < len(flat) and len(kept) <= 256:
         steps = _steps(places)
         ways.append(bytes([SPARSE]) + _varint(len(steps)) + steps + _table(kept) + codes.astype(np.uint8).tobytes())
     return ways
+
+
+def _coded(bits: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Distinct values, the frequent ones first, and the code of each element: small codes are alike, which compresses better."""
+    values, codes, counts = np.unique(bits, return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    return values[order], ranks[codes]
 
 
 def scales_of(rows: Tensor) -> Tensor | None:
@@ -166,7 +197,10 @@ def _planes(values: NDArray[Any]) -> bytes:
 
 
 def _table(values: NDArray[np.uint32]) -> bytes:
-    return _varint(len(values)) + _planes(values)
+    """Their number, whether their lower halves are stored too, and they; a bfloat16 has none."""
+    wide = bool((values & 0xFFFF).any())
+    planes = _planes(values)
+    return _varint(2 * len(values) + wide) + (planes if wide else planes[len(planes) // 2 :])
 
 
 def _steps(places: NDArray[np.int64]) -> bytes:
@@ -212,6 +246,13 @@ class _Reader:
     def planes(self, count: int) -> NDArray[np.uint32]:
         return np.ascontiguousarray(self.take(4 * count).reshape(4, count).T).view(np.uint32).reshape(-1)
 
+    def table(self) -> NDArray[np.uint32]:
+        count, wide = divmod(self.varint(), 2)
+        if wide:
+            return self.planes(count)
+        high = self.take(2 * count).reshape(2, count).astype(np.uint32)
+        return np.asarray(high[0] << 16 | high[1] << 24, np.uint32)
+
 
 def _tensors(reader: _Reader) -> list[Tensor]:
     found, left = [], MAX_UNPACKED // 4
@@ -245,12 +286,12 @@ def _read_scaled(reader: _Reader, shape: Sequence[int]) -> Tensor:
 
 
 def _read_bits(reader: _Reader, size: int) -> NDArray[np.uint32]:
-    table = reader.planes(reader.varint())
+    table = reader.table()
     return table[np.unpackbits(reader.take(-(-size // 8)), count=size)]
 
 
 def _read_coded(reader: _Reader, size: int) -> NDArray[np.uint32]:
-    table = reader.planes(reader.varint())
+    table = reader.table()
     return table[reader.take(size)]
 
 
@@ -258,7 +299,7 @@ def _read_sparse(reader: _Reader, size: int) -> NDArray[np.uint32]:
     steps = reader.take(reader.varint()).astype(np.int64)
     ends = steps < FAR
     places = np.cumsum(steps)[ends] + np.arange(int(ends.sum()))
-    table = reader.planes(reader.varint())
+    table = reader.table()
     values = np.zeros(size, np.uint32)
     values[places] = table[reader.take(len(places))]
     return values

@@ -56,7 +56,8 @@ class Result(Frozen):
         fingerprint: of the recipe and the seed shown, see `edge.compress.recipe.fingerprint`. table, row, beside: see `edge.compress.recipe.Recipe`.
         baseline_bytes: of the dense net as float32. plain_bytes: of what is left of it as float32. packed_bytes: of the packed file.
         error_before, error_after: in % of the test images; None without data.
-        parameters_before, parameters: trained ones, and those left that are not zero. macs_before, macs: multiplications that a runtime executes for one sample.
+        parameters_before, parameters: trained ones, and those left that are not zero.
+        macs_before, macs: multiplications that a runtime executes for one sample.
         changes: against the dense net, on the test images; the list of flips is left out.
         recall: of a model of captions.
         speed: format -> latency, fp32, 1 thread, batch 1, where it was measured. exports: cell -> ``ok``, or the reason.

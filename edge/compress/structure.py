@@ -192,7 +192,7 @@ def outline(layer: nn.Layer) -> dict[str, Any]:
 
 
 def rebuild(layer: nn.Layer, details: dict[str, Any]) -> nn.Layer:
-    """The layer with the shapes that pruning has left; see `edge.compress.technique.Rebuild`.
+    """The layer with the shapes that pruning has left, and initial weights; see `edge.compress.technique.Rebuild`.
 
     Raises:
         ValueError: shapes that are not part of the layer's.
@@ -201,12 +201,21 @@ def rebuild(layer: nn.Layer, details: dict[str, Any]) -> nn.Layer:
     for name, shape in details["shapes"].items():
         if len(shape) != len(state[name].shape) or not all(0 < left <= whole for left, whole in zip(shape, state[name].shape, strict=True)):
             raise ValueError(f"{name} is {list(state[name].shape)}, of which {shape} is no part")
-    resize(layer, {name: np.zeros(shape, np.float32) for name, shape in details["shapes"].items()})
+    resize(layer, {name: _part(state[name].numpy(), shape) for name, shape in details["shapes"].items()})
     for name, sublayer in layer.named_sublayers():
         if name in details["groups"]:
             sublayer._groups = details["groups"][name]
             sublayer._in_channels = sublayer._groups * sublayer.weight.shape[1]
     return layer
+
+
+def _part(values: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
+    """Initial values of a smaller parameter: a part of the larger one's, as much larger as fewer inputs ask for (He et al. 2015, section 2.2)."""
+    part = values[tuple(slice(side) for side in shape)]
+    if part.ndim < 2:
+        return part
+    before, after = (math.prod(each.shape[1:]) if each.ndim > 2 else each.shape[0] for each in (values, part))
+    return part * np.float32(math.sqrt(before / after))
 
 
 def _like(old: Any, array: NDArray[Any]) -> Any:

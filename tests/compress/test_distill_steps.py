@@ -14,11 +14,15 @@ from edge.compress.born_again import BornAgain
 from edge.compress.constraints import Mask
 from edge.compress.distill_step import Distill, Teacher
 from edge.compress.mutual import Mutual, mutual_loss
+from edge.compress.prune_neurons import PruneNeurons
+from edge.compress.prune_weights import PruneWeights
 from edge.compress.self_distill import SelfDistill, head_for
+from edge.compress.share_weights import ShareWeights
 from edge.compress.steps import parse_step
 from edge.compress.teaching import attention_loss, hint_loss, regressor_for, softened, taught_loss, untrained, watched
 from edge.compress.technique import Subject
 from edge.compress.train import TrainConfig, predict, top1
+from edge.compress.train_step import Train
 from edge.datasets import Split, load_dataset
 from edge.errors import BadInput
 
@@ -265,3 +269,36 @@ def test_what_cannot_be_taught_is_said_plainly(tmp_path: Path) -> None:
     student.constraints["fc1.weight"] = Mask(np.ones((400, 120), bool))
     with pytest.raises(BadInput, match="born again"):
         BornAgain(epochs=1).run(student)
+
+
+def test_a_net_that_restarts_has_its_structure_and_loses_its_weights_and_is_taught_by_the_dense_one() -> None:
+    subject = subject_of()
+    Train(epochs=3).run(subject)
+    subject.teacher = copy.deepcopy(subject.layer)
+    PruneNeurons(share=0.9, scope="layer", importance="random").run(subject)
+    before = subject.layer.fc1.weight.numpy()
+    seen: list[float] = []
+    subject.progress = lambda done, total, loss: seen.append(loss)
+    Distill(epochs=8, restart=True, alpha=0.5).run(subject)
+    assert subject.layer.fc1.weight.shape == [784, 30] and not np.array_equal(before, subject.layer.fc1.weight.numpy())
+    assert seen[0] > seen[-1] and subject.accuracy() > 50
+    ShareWeights(bits=4, epochs=0).run(subject)
+    with pytest.raises(BadInput, match="shared or quantized by a step before"):
+        Train(epochs=1, restart=True).run(subject)
+
+
+@pytest.mark.parametrize("model", ["lenet300", "image_text"])
+def test_the_dense_net_teaches_while_another_step_tunes(model: str) -> None:
+    subject = subject_of(model, train=DIGITS.train.head(256))
+    step = PruneWeights(sparsity=0.5, epochs=8, taught=1.0, temperature=2.0)
+    with pytest.raises(BadInput, match="there is no dense net to learn from yet"):
+        step.run(subject)
+    subject.teacher = untrained(model, 1)  # an untrained one: who follows it learns nothing of the labels
+    target = softened([predict(subject.teacher, subject.train.images)], 2.0)
+
+    def apart() -> float:
+        return float(np.mean(np.sum(target * np.log(target / softened([predict(subject.layer, subject.train.images)], 2.0)), axis=1)))
+
+    before = apart()
+    step.run(subject)
+    assert apart() < before

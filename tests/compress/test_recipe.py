@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge.compress.constraints import FREE, Shared
 from edge.compress.folder import PACKED, RECORD, WEIGHTS, decode, load, read_record
 from edge.compress.prune_weights import PruneWeights, prunable, sparsity_of
 from edge.compress.quantize import Quantize
@@ -225,3 +226,36 @@ def test_a_result_is_kept_for_the_same_recipe_only(
 def subject_of(model: str) -> Subject:
     data = load_dataset("digits")
     return Subject(model, model_entry(model).build(), data.train.head(128), data.test.head(64))
+
+
+def test_values_come_to_be_shared_in_rounds_the_large_ones_first() -> None:
+    seen: list[int] = []
+    subject = subject_of("lenet300")
+    PruneWeights(sparsity=0.5).run(subject)
+    tuned = subject.fit
+
+    def watch(*arguments: Any, **settings: Any) -> None:
+        held = subject.constraints["fc1.weight"]
+        assert isinstance(held, Shared)
+        weight = dict(subject.layer.named_parameters())["fc1.weight"].numpy()
+        free = held.codes == FREE
+        seen.append(int(free.sum()))
+        assert not free.any() or np.abs(weight[free]).max() <= np.abs(weight[held.codes > 0]).max()
+        assert len(np.unique(weight[held.codes > 0])) <= 7
+        tuned(*arguments, **settings)
+
+    subject.fit = watch  # type: ignore[method-assign]
+    ShareWeights(bits=3, rounds=3, epochs=1, learning_rate=1e-3).run(subject)
+    kept = 784 * 300 // 2
+    assert 0.45 * kept < seen[0] <= 0.5 * kept and 0.2 * kept < seen[1] <= 0.25 * kept and seen[2] == 0
+    values = prunable(subject)
+    assert all(len(np.unique(value)) <= 8 for value in values.values())
+    assert sparsity_of(subject) == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_is_free_is_left_alone_by_what_is_shared() -> None:
+    import paddle
+
+    held = Shared(np.array([0, 1, 1, FREE]))
+    assert held.project(paddle.to_tensor([9.0, 1.0, 3.0, 5.0])).tolist() == [0.0, 2.0, 2.0, 5.0]
+    assert held.gradient(paddle.to_tensor([9.0, 1.0, 3.0, 5.0])).tolist() == [0.0, 2.0, 2.0, 5.0]

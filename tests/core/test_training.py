@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edge.compress.distill import DistillConfig, TeacherOutputs, distillation_loss, teacher_outputs, train_alone, train_distilled
 from edge.compress.roles import new_model
 from edge.compress.train import TrainConfig, fit, predict, top1
-from edge.datasets import load_dataset
+from edge.datasets import Split, load_dataset
 from edge.errors import CheckFailed
 from edge.workflows.training import plan_epochs, student_roles, training_seconds
 
@@ -77,3 +77,25 @@ def test_planned_epochs_fit_the_budget_or_are_the_least(budget: float, teacher_s
     assert 1 <= teacher <= students <= 10 and students >= 3
     if (teacher, students) != (1, 3):
         assert training_seconds(teacher, students, teacher_s, student_s) <= budget
+
+
+def test_a_shift_shows_every_image_moved_by_up_to_so_many_pixels_and_no_further() -> None:
+    import paddle
+
+    shown: list[np.ndarray] = []
+    net = new_model("mnist_student", 0)
+    points = np.full((64, 1, 28, 28), -0.5, np.float32)
+    points[:, :, 14, 10] = 1.0
+
+    def loss(images: paddle.Tensor, labels: paddle.Tensor, _: paddle.Tensor) -> paddle.Tensor:
+        shown.append(images.numpy())
+        return paddle.nn.functional.cross_entropy(net(images), labels)
+
+    data = Split(points, np.zeros(64, np.int64))
+    fit(net, data, loss, TrainConfig(2, batch_size=32, shift=1))
+    places = [tuple(map(int, np.argwhere(image[0] == 1.0)[0])) for images in shown for image in images]
+    assert set(places) == {(14 + down, 10 + right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
+    assert all((image == 1.0).sum() == 1 and (image == np.float32(-0.5)).sum() == 783 for images in shown for image in images)
+    first, shown = shown, []
+    fit(net, data, loss, TrainConfig(2, batch_size=32, shift=1))
+    assert all(np.array_equal(a, b) for a, b in zip(first, shown, strict=True))
