@@ -1,6 +1,7 @@
 # make demo   sets everything up and runs the main job      make test   sets everything up and runs the tests
 # make check  format, lint, types                           make test-slow  the long tests
-.PHONY: setup data demo test test-slow check format clean
+# make recipes  runs the recipes of edge/recipes whose results are not of today: hours
+.PHONY: setup data demo test test-slow recipes check format clean
 
 setup:
 	@python3 scripts/setup.py
@@ -18,6 +19,10 @@ test: data
 
 test-slow: data
 	.venv/bin/python -m pytest -m slow
+
+recipes: data
+	.venv/bin/python scripts/run_recipes.py
+	.venv/bin/python scripts/readme.py
 
 check: setup
 	.venv/bin/ruff format --check .

@@ -130,17 +130,17 @@ def trade_off_svg(rows: Sequence[Result]) -> str | None:
     with drawing() as figure:
         panels = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
         looks = _looks(shown)
-        _panel(panels[0], shown, looks, lambda row: row.ratio, "dense bytes over packed bytes (log scale; right is better)")
+        _panel(panels[0], shown, looks, lambda row: row.ratio, "times smaller, packed (log; right is better)")
         panels[0].set_ylabel("test accuracy, % (up is better)")
         if timed:
-            _panel(panels[1], timed, looks, lambda row: _speedup(row) or 1.0, "times faster, onnxruntime fp32, 1 thread, measured (log)")
+            _panel(panels[1], timed, looks, lambda row: _speedup(row) or 1.0, "times faster, onnxruntime, measured (log)")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, fontsize=8, loc="outside right center")
         return svg_of(figure)
 
 
 def _panel(axes: Axes, rows: Sequence[Result], looks: dict[str, tuple[str, str]], x_of: Callable[[Result], float], label: str) -> None:
-    from matplotlib.ticker import FormatStrFormatter, NullFormatter
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     for name in dict.fromkeys(map(_curve, rows)):
         mine = sorted((row for row in rows if _curve(row) == name), key=x_of)
@@ -156,17 +156,17 @@ def _panel(axes: Axes, rows: Sequence[Result], looks: dict[str, tuple[str, str]]
         )
         for x, y, row in zip(xs, middle, mine, strict=True):
             if setting := row.row.partition(": ")[2]:
-                axes.annotate(setting, (x, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=7)
+                axes.annotate(setting, (x, y), xytext=(7, 4), textcoords="offset points", fontsize=7)
     if dense := [100 - row.error_before for row in rows if row.error_before is not None]:
         axes.axhline(statistics.mean(dense), color="#888", lw=0.8, ls="--")
     axes.set_xscale("log")
     axes.set_xlabel(label)
     axes.grid(alpha=0.25, which="both")
     axes.margins(x=0.12, y=0.15)
-    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     low, high = axes.get_xlim()
-    axes.xaxis.set_minor_formatter(FormatStrFormatter("%g") if high / low < 12 else NullFormatter())
-    axes.tick_params(axis="x", which="minor", labelsize=8)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high / low < 12 else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _curve(row: Result) -> str:

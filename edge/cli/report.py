@@ -53,7 +53,8 @@ def report(results: tuple[Path, ...], out: Path | None, tables: tuple[Path, ...]
     read = read_results(measured[0]) if measured else Results(cells=())
     if page:
         compressed = [read_result(path) for path in results if path not in measured]
-        write_report(read, page, [check(read.cells, profile) for profile in profiles], compressed=compressed)
+        title = {} if read.cells else {"title": "What compression brings and costs"}
+        write_report(read, page, [check(read.cells, profile) for profile in profiles], compressed=compressed, **title)
     for table in tables:
         write_table(read, table)
     if as_json:

@@ -21,6 +21,7 @@ from edge.compress.steps import parse_step, rebuild
 from edge.compress.structure import macs_of
 from edge.compress.technique import Record, Subject
 from edge.compress.train import TrainConfig, predict, top1
+from edge.compress.train_step import Train
 from edge.datasets import Split, load_dataset
 from edge.errors import BadInput, CheckFailed
 from edge.models import ZOO, ModelEntry, model_entry
@@ -312,3 +313,16 @@ def test_code_that_counts_on_its_channels_is_a_clear_error(monkeypatch: pytest.M
     data = load_dataset("digits").test.head(8)
     with pytest.raises(BadInput, match="the code of fixed counts on its channels"):
         run(Subject("fixed", Fixed(), data, Split(data.images, data.labels % 2)), step="prune-filters", share=0.25)
+
+
+def test_norm_l1_makes_scales_small() -> None:
+    data = load_dataset("digits").held_out()
+    sums = []
+    for weight in (0.0, 0.01):
+        paddle.seed(0)
+        subject = Subject("alexnet28", model_entry("alexnet28").build(), data.train, data.test)
+        Train(epochs=2, norm_l1=weight).run(subject)
+        sums.append(float(getattr(subject.layer.second, "1").weight.abs().sum()))
+    assert sums[1] < sums[0]
+    with pytest.raises(BadInput, match="has no batch norm"):
+        Train(epochs=1, norm_l1=0.1).run(Subject("lenet300", model_entry("lenet300").build(), data.train, data.test))
