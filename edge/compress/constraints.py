@@ -103,12 +103,12 @@ class Fixed:
 
 
 def as_arrays(constraints: dict[str, Constraint]) -> dict[str, NDArray[Any]]:
-    """For a file: ``KIND:NAME`` -> the array, in as few bytes an element as hold it."""
+    """For a file: ``KIND:NAME`` -> the array, in one byte an element where that holds it."""
     arrays = {}
     for name, constraint in constraints.items():
         kind = type(constraint).__name__.lower()
         values = getattr(constraint, FIELDS[kind])
-        arrays[f"{kind}:{name}"] = values.astype(np.min_scalar_type(max(int(values.max(initial=0)), 0)))
+        arrays[f"{kind}:{name}"] = values.astype(np.uint8 if values.min(initial=0) >= 0 and values.max(initial=0) <= 255 else np.int64)
     return arrays
 
 

@@ -7,13 +7,12 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from functools import cache as once
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edge.compress.changes import Changes, compare, compare_logits, compare_recall
+from edge.compress.changes import Changes, compare, compare_recall
 from edge.compress.constraints import as_arrays, from_arrays
 from edge.compress.folder import DENSE, Compressed, StepRecord, packed_state, write_folder
 from edge.compress.packing import dense_bytes
@@ -22,7 +21,6 @@ from edge.compress.steps import rebuild
 from edge.compress.structure import macs_of
 from edge.compress.tasks import check_fits
 from edge.compress.technique import LatencyOf, Subject, trained
-from edge.compress.train import predict, top1
 from edge.datasets import Dataset, Split, load_dataset
 from edge.errors import CheckFailed, Unavailable
 from edge.files import write_atomic
@@ -34,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Folder of what the steps have made so far.
 STATES = ".steps"
+#: Held-out images that are disturbed after each step, and those of them whose saliency maps are compared.
+OF_A_STEP = (100, 50)
 
 
 class Reporter(Protocol):
@@ -161,7 +161,6 @@ def _macs(model: str, layer: nn.Layer) -> int:
 def _run_steps(recipe: Recipe, subject: Subject, states: _States, progress: Reporter) -> list[StepRecord]:
     """Each step that is not on disk yet."""
     records: list[StepRecord] = []
-    of_dense = once(lambda: predict(subject.teacher, subject.held_out.images))
     for number, step in enumerate(steps_of(recipe), 1):
         name = f"{number}/{len(recipe.steps)} {step.step}"
         subject.progress = _report(progress, name)
@@ -171,9 +170,9 @@ def _run_steps(recipe: Recipe, subject: Subject, states: _States, progress: Repo
             found = step.run(subject)
             seconds, held_out, changes = time.perf_counter() - began, None, None
             if subject.learns:
-                logits = predict(subject.layer, subject.held_out.images)
-                held_out = top1(logits, subject.held_out.labels)
-                changes = compare_logits(of_dense(), logits, subject.held_out.labels) if subject.teacher else None
+                held_out = subject.accuracy()
+            if subject.learns and subject.teacher:
+                changes = compare(subject.teacher, subject.layer, subject.held_out, subject.seed, *OF_A_STEP)
             record = StepRecord(step=recipe.steps[number - 1], record=found, seconds=seconds, held_out=held_out, changes=changes)
             states.save(number, subject, record)
         records.append(record)

@@ -40,7 +40,7 @@ def test_each_step_is_compared_with_the_dense_net_on_held_out_images_and_the_end
     first, *later = record.steps
     assert first.changes is None
     for step in later:
-        assert step.changes is not None and step.changes.samples == 239 and not step.changes.robustness
+        assert step.changes is not None and step.changes.samples == 239 and step.changes.robustness and step.changes.saliency
         assert step.changes.accuracy.after == pytest.approx(step.held_out) and step.changes.accuracy.before == pytest.approx(first.held_out)
     assert record.changes is not None and record.changes.samples == 360 and record.changes.robustness and record.changes.saliency
     assert record.error_after == pytest.approx(100 - record.changes.accuracy.after)
