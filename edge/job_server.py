@@ -9,6 +9,7 @@ progress. The answers are the child's process number, and its exit status.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -87,9 +88,17 @@ def _answer(order: dict[str, Any], descriptor: int) -> None:
         answer = {"error": {"class": type(error).__name__, "message": error.message, "hint": error.hint}}
     except Exception as error:
         traceback.print_exc()
-        text = " ".join(str(error).split()) or "no message"
-        answer = {"error": {"class": "ConversionFailed", "message": f"{order['target']}: {type(error).__name__}: {text[-600:]}", "hint": None}}
+        answer = {"error": _unforeseen(order["target"], error)}
     write_atomic(Path(order["reply"]), json.dumps(answer))
+
+
+def _unforeseen(target: str, error: Exception) -> dict[str, str | None]:
+    """An error that no code has named; a full disk is nobody's fault."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        hint = "free some space and run the same command again"
+        return {"class": "ConversionFailed", "message": f"{error.filename or 'a file'}: {error.strerror}", "hint": hint}
+    text = " ".join(str(error).split()) or "no message"
+    return {"class": "ConversionFailed", "message": f"{target}: {type(error).__name__}: {text[-600:]}", "hint": None}
 
 
 if __name__ == "__main__":

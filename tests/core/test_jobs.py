@@ -16,6 +16,7 @@ import pytest
 from edge.children import child_environment, last_words, run_child, side_by_side
 from edge.errors import BadInput, ConversionFailed
 from edge.export.workspace import ONE_THREAD
+from edge.job_server import _unforeseen
 from edge.jobs import WarmServers, run_job
 
 
@@ -158,3 +159,11 @@ def test_a_killed_parent_leaves_no_server_behind() -> None:
     while time.monotonic() < deadline and Path(f"/proc/{server}").exists() and "Z" not in Path(f"/proc/{server}/stat").read_text().split()[2]:
         time.sleep(0.05)
     assert time.monotonic() < deadline
+
+
+def test_a_full_disk_is_said_as_what_it_is() -> None:
+    with open("/dev/full", "w") as full, pytest.raises(OSError) as raised:  # noqa: PTH123
+        full.write("x")
+        full.flush()
+    said = _unforeseen("edge.x:y", raised.value)
+    assert said["message"] == "a file: No space left on device" and "free some space" in str(said["hint"])
