@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from edge.compress.folder import packed_state
@@ -43,7 +44,7 @@ LEVELS: dict[Technique, tuple[float, ...]] = {
 #: What a technique leaves as it is: zeros and codes are multiplied by the runtimes like any other weight.
 ONLY_SIZE: tuple[Technique, ...] = ("prune-weights", "quantize")
 #: Halvings of the allowance: as many models are made, and packed, counted or timed.
-HALVINGS: dict[Measure, int] = {"size": 10, "macs": 14, "latency": 6, "latency_ms": 6}
+HALVINGS: dict[Measure, int] = {"size": 8, "macs": 14, "latency": 6, "latency_ms": 6}
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Adapt(TuningStep):
         importance: of the channels, for filters and neurons.
         convolutions: the method for low rank.
         rounds: steps in which weights, filters or neurons go, with ``epochs`` of training after each.
+
+    The record: ``found`` is what the levels came to before that training, and meets the target; ``reached`` is what is there in the end.
     """
 
     step: Literal["adapt"] = "adapt"
@@ -110,16 +113,17 @@ class Adapt(TuningStep):
         before = self._cost(subject)
         target = self.latency_ms or before * (self.size or self.macs or self.latency or 1.0)
         if target >= before:
-            return {"target": target, "reached": before, "before": before, "levels": {}, "sensitivity": []}
+            return {"target": target, "found": before, "reached": before, "before": before, "levels": {}, "sensitivity": []}
         options = self._sensitivity(subject)
-        levels, reached = self._allot(subject, options, target)
+        levels, found = self._allot(subject, options, target)
         for step in self._steps(levels, final=True):
             step.run(subject)
         if self.technique == "low-rank" and self.epochs and levels:
             self.tune(subject, subject.seed)
         return {
             "target": target,
-            "reached": reached,
+            "found": found,
+            "reached": self._cost(subject),
             "before": before,
             "unit": {"size": "B", "macs": "multiplications"}.get(self.measure, "ms"),
             "levels": levels,
@@ -135,7 +139,7 @@ class Adapt(TuningStep):
         part = Split(subject.held_out.images[: self.samples], subject.held_out.labels[: self.samples])
         names, levels = self._layers(subject), sorted(self.levels or LEVELS[self.technique], reverse=self.technique in ("low-rank", "quantize"))
         mildest = LEVELS[self.technique][0]
-        untouched = Option("", mildest, _loss(subject, part), self._proxy(subject))
+        untouched = Option("", mildest, _loss(subject, part), self._proxy(subject, {}))
         found = []
         for number, name in enumerate(names):
             found.append(replace(untouched, layer=name))
@@ -146,7 +150,7 @@ class Adapt(TuningStep):
                     trial = self._tried(subject, {name: level})
                 except BadInput:  # this layer cannot be changed so far
                     continue
-                found.append(Option(name, level, _loss(trial, part), self._proxy(trial)))
+                found.append(Option(name, level, _loss(trial, part), self._proxy(trial, {name: level})))
             if subject.progress:
                 subject.progress(number + 1, len(names), found[-1].loss)
         return found
@@ -232,17 +236,20 @@ class Adapt(TuningStep):
         Raises:
             BadInput: a latency, and nothing measures it.
         """
-        if self.measure in ("size", "macs"):
-            return self._proxy(subject)
+        if self.measure == "size":
+            return len(packed_state(subject.layer))
+        if self.measure == "macs":
+            return _macs(subject)
         if subject.latency_of is None:
             raise BadInput("adapt: nothing here measures latency", hint="run the recipe with: edge compress RECIPE --out DIR")
         return subject.latency_of(subject.layer)
 
-    def _proxy(self, subject: Subject) -> int:
-        """What stands for the target in the programme: packed bytes, or multiplications."""
-        if self.measure == "size":
-            return len(packed_state(subject.layer))
-        return macs_of(subject.layer, model_entry(subject.model).inputs.values())
+    def _proxy(self, subject: Subject, levels: dict[str, float]) -> int:
+        """What stands for the target in the programme: multiplications, or about the bytes of what is not zero and of where it stands."""
+        if self.measure != "size":
+            return _macs(subject)
+        bits = levels if self.technique == "quantize" else {}
+        return round(sum(_stored_bits(value.numpy(), bits.get(name, 32)) for name, value in subject.layer.state_dict().items()) / 8)
 
 
 def chosen(options: Sequence[Option], allowance: float) -> dict[str, float]:
@@ -269,6 +276,17 @@ def chosen(options: Sequence[Option], allowance: float) -> dict[str, float]:
         raise BadInput(f"adapt: no levels were found: {found.message}")
     taken = [option for option, on in zip(options, found.x, strict=True) if on > 0.5]
     return {option.layer: option.level for option in taken if option is not whole[option.layer]}
+
+
+def _macs(subject: Subject) -> int:
+    return macs_of(subject.layer, model_entry(subject.model).inputs.values())
+
+
+def _stored_bits(values: NDArray[np.float32], bits: float) -> float:
+    """Of a parameter whose values take so many bits each, the zeros none: their places take the entropy of being one."""
+    left = np.count_nonzero(values) / max(values.size, 1)
+    places = -sum(share * np.log2(share) for share in (left, 1 - left) if share > 0)
+    return float(values.size * (left * bits + places))
 
 
 def _loss(subject: Subject, part: Split) -> float:

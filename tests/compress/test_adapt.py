@@ -35,10 +35,10 @@ def macs(subject: Subject) -> int:
 
 
 def test_the_sensitive_layer_keeps_more_and_the_size_is_met() -> None:
-    subject = trained("lenet300")
+    subject = trained("lenet5")
     before = len(packed_state(subject.layer))
-    record = Adapt(technique="prune-weights", size=0.2).run(subject)
-    assert len(packed_state(subject.layer)) == record["reached"] <= 0.2 * before == record["target"]
+    record = Adapt(technique="prune-weights", size=0.2, samples=200, epochs=1).run(subject)
+    assert record["found"] <= 0.2 * before == record["target"] and len(packed_state(subject.layer)) == record["reached"] <= 0.21 * before
     sparsity = {name: float(np.mean(value == 0)) for name, value in prunable(subject).items()}
     assert sparsity == pytest.approx({**dict.fromkeys(sparsity, 0.0), **record["levels"]}, abs=0.001)
     losses = {(layer, level): loss for layer, level, loss, _ in record["sensitivity"]}
@@ -48,7 +48,7 @@ def test_the_sensitive_layer_keeps_more_and_the_size_is_met() -> None:
 
 @pytest.mark.parametrize("technique", ["prune-filters", "low-rank"])
 def test_half_of_the_multiplications(technique: Technique) -> None:
-    subject = trained("lenet5_caffe", 2)
+    subject = trained("lenet5")
     before = macs(subject)
     Adapt(technique=technique, macs=0.5, samples=100, epochs=1).run(subject)
     assert 0.35 * before < macs(subject) <= 0.5 * before
@@ -56,10 +56,10 @@ def test_half_of_the_multiplications(technique: Technique) -> None:
 
 
 def test_bits_differ_by_layer() -> None:
-    subject = trained("lenet300")
+    subject = trained("lenet5")
     before = len(packed_state(subject.layer))
     record = Adapt(technique="quantize", size=0.12, samples=100, levels=(32, 8, 4, 1)).run(subject)
-    assert record["reached"] <= 0.12 * before and set(record["levels"].values()) <= {8, 4, 1}
+    assert record["found"] <= 0.12 * before and set(record["levels"].values()) <= {8, 4, 1}
     assert len(packed_state(subject.layer)) <= 0.13 * before
 
 
@@ -72,7 +72,7 @@ def test_a_latency_is_measured_of_the_very_models() -> None:
 
     subject.latency_of = latency_of
     record = Adapt(technique="prune-filters", latency_ms=1.0, samples=50).run(subject)
-    assert record["reached"] <= 1.0 < record["before"] and record["unit"] == "ms" and len(seen) == 8
+    assert record["reached"] == record["found"] <= 1.0 < record["before"] and record["unit"] == "ms" and len(seen) == 9
     assert macs(subject) == pytest.approx(1e6 * record["reached"])
 
 
@@ -83,7 +83,7 @@ def test_without_a_clock_a_latency_is_refused() -> None:
 
 def test_what_cannot_be_reached_is_said() -> None:
     with pytest.raises(BadInput, match="with every layer at its strongest level"):
-        Adapt(technique="prune-weights", size=0.01, levels=(0.0, 0.5), samples=50).run(trained("lenet300", 1))
+        Adapt(technique="prune-weights", size=0.01, levels=(0.0, 0.5), samples=50).run(trained("lenet5", 1))
 
 
 @pytest.mark.parametrize(
@@ -144,4 +144,4 @@ def test_a_recipe_that_aims_at_a_measured_latency(tmp_path: Path) -> None:
     ran = run_edge("compress", tmp_path / "r.toml", "--out", tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
     record = json.loads((tmp_path / "out" / "seed-0" / "compressed.json").read_text())["steps"][1]["record"]
-    assert record["unit"] == "ms" and 0 < record["reached"] <= record["target"] == 0.7 * record["before"]
+    assert record["unit"] == "ms" and 0 < record["found"] <= record["target"] == 0.7 * record["before"]
