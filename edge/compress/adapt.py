@@ -106,6 +106,10 @@ class Adapt(TuningStep):
         return 0 < level <= 1 if self.technique == "low-rank" else 0 <= level < 1
 
     @property
+    def measures(self) -> bool:
+        return self.measure in ("latency", "latency_ms")
+
+    @property
     def measure(self) -> Measure:
         return next(name for name in HALVINGS if getattr(self, name) is not None)
 

@@ -83,17 +83,23 @@ def read_recipe(path: Path) -> Recipe:
     return recipe
 
 
-def fingerprint(recipe: Recipe, seed: int, done: int) -> str:
-    """What decides the outcome of the first ``done`` steps, as a SHA-256: model, data, seed, settings, and the files that they read.
+def fingerprint(recipe: Recipe, seed: int, done: int, place: str = "") -> str:
+    """What decides the outcome of the first ``done`` steps, as a SHA-256: model, data, seed, settings, the files that they read, and the place where
+    they measure.
+
+    Args:
+        place: empty for this machine as it is.
 
     Raises:
         BadInput: such a file is not there.
     """
-    files = [path for step in steps_of(recipe)[:done] for path in step.reads()]
+    steps = steps_of(recipe)[:done]
+    files = [path for step in steps for path in step.reads()]
     if missing := next((path for path in files if not path.is_file()), None):
         raise BadInput(f"{missing}: a step reads it, and it is not there")
     digests = [sha256_of(path) for path in files]
-    return hashlib.sha256(json.dumps([recipe.model, recipe.data, seed, recipe.steps[:done], digests], sort_keys=True).encode()).hexdigest()
+    decides = [recipe.model, recipe.data, seed, recipe.steps[:done], digests, *([place] if place and any(step.measures for step in steps) else [])]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def steps_of(recipe: Recipe, place: str = "recipe") -> list[Step]:

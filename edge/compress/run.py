@@ -41,7 +41,13 @@ class Reporter(Protocol):
 
 
 def run_recipe(
-    recipe: dict[str, Any], seed: int, folder: str, progress: Reporter, cache: str | None = None, latency_of: LatencyOf | None = None
+    recipe: dict[str, Any],
+    seed: int,
+    folder: str,
+    progress: Reporter,
+    cache: str | None = None,
+    latency_of: LatencyOf | None = None,
+    place: str = "",
 ) -> dict[str, Any]:
     """Run all steps and write the compressed model into the folder; returns its record.
 
@@ -49,7 +55,7 @@ def run_recipe(
 
     Args:
         cache: where each step's outcome is kept, and found by any recipe that begins with the same steps; without it, until all is done.
-        latency_of: for steps that aim at a latency.
+        latency_of: for steps that aim at a latency. place: where it measures, see `edge.compress.recipe.fingerprint`.
 
     Raises:
         BadInput: a step cannot be done to the model.
@@ -60,7 +66,7 @@ def run_recipe(
     data, choosing = _data(read, seed)
     subject = _subject(read, choosing, seed, latency_of)
     untouched = copy.deepcopy(subject.layer)
-    records = _run_steps(read, subject, _States(Path(cache) if cache else home / STATES, read, seed), progress)
+    records = _run_steps(read, subject, _States(Path(cache) if cache else home / STATES, read, seed, place), progress)
     if subject.teacher is None:
         subject.teacher = untouched
     progress(len(records), len(records), "what changed, on the test images")
@@ -77,9 +83,11 @@ def run_recipe(
     }
     taught_at = next((number for number, step in enumerate(steps_of(read), 1) if step.trains), 0)
     if taught_at < len(records):  # later steps have made another net of it
-        _write(home / DENSE, read, seed, subject.teacher, subject.teacher_surgery, records[:taught_at], described, error_before, packs=False)
+        described["fingerprint"] = fingerprint(read, seed, taught_at, place)
+        _write(home / DENSE, read, subject.teacher, subject.teacher_surgery, records[:taught_at], described, error_before, packs=False)
     error = None if changes is None else 100.0 - changes.accuracy.after
-    result = _write(home, read, seed, subject.layer, subject.surgery, records, described, error, changes)
+    described["fingerprint"] = fingerprint(read, seed, len(records), place)
+    result = _write(home, read, subject.layer, subject.surgery, records, described, error, changes)
     shutil.rmtree(home / STATES, ignore_errors=True)
     return result.model_dump(mode="json")
 
@@ -118,7 +126,6 @@ def _what_changed(recipe: Recipe, subject: Subject, test: Split) -> Changes:
 def _write(
     home: Path,
     recipe: Recipe,
-    seed: int,
     layer: nn.Layer,
     surgery: Sequence[tuple[str, dict[str, Any]]],
     records: Sequence[StepRecord],
@@ -131,7 +138,6 @@ def _write(
     packed = packed_state(layer) if packs else None
     result = Compressed(
         **described,
-        fingerprint=fingerprint(recipe, seed, len(records)),
         surgery=tuple((name, details) for name, details in surgery),
         steps=tuple(records),
         plain_bytes=_bytes_of(layer),
@@ -201,8 +207,8 @@ def _report(progress: Reporter, name: str) -> Any:
 class _States:
     """What each step has left: weights, constraints and surgery, found again by all that decides them."""
 
-    def __init__(self, folder: Path, recipe: Recipe, seed: int) -> None:
-        self.folder, self.recipe, self.seed = folder, recipe, seed
+    def __init__(self, folder: Path, recipe: Recipe, seed: int, place: str) -> None:
+        self.folder, self.recipe, self.seed, self.place = folder, recipe, seed, place
 
     def save(self, number: int, subject: Subject, record: StepRecord) -> None:
         from safetensors.numpy import save
@@ -226,4 +232,4 @@ class _States:
         return StepRecord.model_validate(state["record"])
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:03d}-{fingerprint(self.recipe, self.seed, number)[:32]}.json"
+        return self.folder / f"{number:03d}-{fingerprint(self.recipe, self.seed, number, self.place)[:32]}.json"

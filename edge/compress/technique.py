@@ -155,6 +155,11 @@ class Step(Frozen):
         """Whether what it leaves has been trained."""
         return False
 
+    @property
+    def measures(self) -> bool:
+        """Whether it depends on what a latency is measured to be."""
+        return False
+
     def reads(self) -> list[Path]:
         """Files that decide what it does, beside its settings."""
         return []

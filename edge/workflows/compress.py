@@ -81,7 +81,7 @@ def verify(folder: Path) -> dict[str, Any]:
 def _run(recipe: Recipe, seed: int, folder: Path, progress: SeedProgress, cache: Path | None, clock: Clock | None) -> Compressed:
     if (folder / RECORD).is_file():
         record = read_record(folder)
-        if record.fingerprint == fingerprint(recipe, seed, len(recipe.steps)):
+        if record.fingerprint == fingerprint(recipe, seed, len(recipe.steps), clock.place if clock else ""):
             return record
     arguments = {
         "recipe": json.loads(recipe.model_dump_json()),

@@ -18,4 +18,4 @@ def run(recipe: dict[str, Any], seed: int, folder: str, cache: str | None, clock
     def latency_of(layer: nn.Layer) -> float:
         return layer_latency(layer, model_entry(recipe["model"]).inputs, Clock(**clock) if clock else Clock())
 
-    return run_recipe(recipe, seed, folder, progress, cache, latency_of)
+    return run_recipe(recipe, seed, folder, progress, cache, latency_of, Clock(**clock).place if clock else "")

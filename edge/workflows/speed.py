@@ -43,6 +43,11 @@ class Clock:
     target: str = "local"
     device: str | None = None
 
+    @property
+    def place(self) -> str:
+        """Empty for this machine as it is."""
+        return "" if (self.target, self.device) == ("local", None) else f"{self.target} {self.device}"
+
     def make(self) -> Target:
         """
         Raises:

@@ -192,3 +192,14 @@ def test_the_page_on_compression_names_every_step() -> None:
     text = (ROOT / "edge" / "compress" / "README.md").read_text()
     table: Any = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
     assert set(STEPS) <= set(re.findall(r"`([a-z-]+)`", " ".join(table)))
+
+
+def test_the_place_where_it_is_measured_decides_only_what_measures(tmp_path: Path) -> None:
+    plain = HEAD + 'data = "digits"\n' + TRAIN
+    aims = plain + '[[steps]]\nstep = "adapt"\ntechnique = "prune-neurons"\nlatency = 0.5\n'
+    found = {}
+    for name, text in (("plain", plain), ("aims", aims)):
+        (tmp_path / "r.toml").write_text(text)
+        recipe = read_recipe(tmp_path / "r.toml")
+        found[name] = {fingerprint(recipe, 0, len(recipe.steps), place) for place in ("", "limited camera", "ssh:pi@garage None")}
+    assert len(found["plain"]) == 1 and len(found["aims"]) == 3
