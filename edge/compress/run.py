@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -71,25 +72,65 @@ def run_recipe(
         subject.teacher = untouched
     progress(len(records), len(records), "what changed, on the test images")
     changes = _what_changed(read, subject, data.test) if read.data != NO_DATA else None
-    error_before = None if changes is None else 100.0 - changes.accuracy.before
-    described: dict[str, Any] = {
-        "model": read.model,
-        "data": data.name,
-        "seed": seed,
-        "baseline_bytes": _bytes_of(untouched),
-        "error_before": error_before,
-        "parameters_before": sum(int(value.size) for value in trained(untouched).values()),
-        "macs_before": _macs(read.model, untouched),
-    }
+    before, after = (None, None) if changes is None else (100.0 - changes.accuracy.before, 100.0 - changes.accuracy.after)
+    run = _Run(read, seed, place, data.name, untouched, before)
     taught_at = next((number for number, step in enumerate(steps_of(read), 1) if step.trains), 0)
     if taught_at < len(records):  # later steps have made another net of it
-        described["fingerprint"] = fingerprint(read, seed, taught_at, place)
-        _write(home / DENSE, read, subject.teacher, subject.teacher_surgery, records[:taught_at], described, error_before, packs=False)
-    error = None if changes is None else 100.0 - changes.accuracy.after
-    described["fingerprint"] = fingerprint(read, seed, len(records), place)
-    result = _write(home, read, subject.layer, subject.surgery, records, described, error, changes)
+        run.write(home / DENSE, subject.teacher, subject.teacher_surgery, records[:taught_at], before, packs=False)
+    result = run.write(home, subject.layer, subject.surgery, records, after, changes)
     shutil.rmtree(home / STATES, ignore_errors=True)
     return result.model_dump(mode="json")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the records of the dense and of the compressed net have in common."""
+
+    recipe: Recipe
+    seed: int
+    place: str
+    data: str
+    untouched: nn.Layer
+    error_before: float | None
+
+    def write(
+        self,
+        home: Path,
+        layer: nn.Layer,
+        surgery: Sequence[tuple[str, dict[str, Any]]],
+        records: Sequence[StepRecord],
+        error: float | None,
+        changes: Changes | None = None,
+        *,
+        packs: bool = True,
+    ) -> Compressed:
+        packed = packed_state(layer) if packs else None
+        inputs = model_entry(self.recipe.model).inputs.values()
+        result = Compressed(
+            model=self.recipe.model,
+            data=self.data,
+            seed=self.seed,
+            fingerprint=fingerprint(self.recipe, self.seed, len(records), self.place),
+            surgery=tuple((name, details) for name, details in surgery),
+            steps=tuple(records),
+            baseline_bytes=_bytes_of(self.untouched),
+            plain_bytes=_bytes_of(layer),
+            packed_bytes=None if packed is None else len(packed),
+            error_before=self.error_before,
+            error_after=error,
+            parameters_before=sum(int(value.size) for value in trained(self.untouched).values()),
+            parameters=sum(int(np.count_nonzero(value.numpy())) for value in trained(layer).values()),
+            macs_before=macs_of(self.untouched, inputs),
+            macs=macs_of(layer, inputs),
+            seconds=sum(record.seconds for record in records),
+            changes=changes,
+        )
+        write_folder(home, layer, packed, result)
+        return result
+
+
+def _bytes_of(layer: nn.Layer) -> int:
+    return dense_bytes([np.asarray(value.numpy()) for value in layer.state_dict().values()])
 
 
 def _data(recipe: Recipe, seed: int) -> tuple[Dataset, Dataset]:
@@ -121,47 +162,6 @@ def _what_changed(recipe: Recipe, subject: Subject, test: Split) -> Changes:
     if model_entry(recipe.model).task == "retrieval":
         found = found.model_copy(update={"recall": compare_recall(subject.teacher, subject.layer, test, subject.seed)})
     return found
-
-
-def _write(
-    home: Path,
-    recipe: Recipe,
-    layer: nn.Layer,
-    surgery: Sequence[tuple[str, dict[str, Any]]],
-    records: Sequence[StepRecord],
-    described: dict[str, Any],
-    error: float | None,
-    changes: Changes | None = None,
-    *,
-    packs: bool = True,
-) -> Compressed:
-    packed = packed_state(layer) if packs else None
-    result = Compressed(
-        **described,
-        surgery=tuple((name, details) for name, details in surgery),
-        steps=tuple(records),
-        plain_bytes=_bytes_of(layer),
-        packed_bytes=None if packed is None else len(packed),
-        error_after=error,
-        parameters=_parameters(layer),
-        macs=_macs(recipe.model, layer),
-        seconds=sum(record.seconds for record in records),
-        changes=changes,
-    )
-    write_folder(home, layer, packed, result)
-    return result
-
-
-def _bytes_of(layer: nn.Layer) -> int:
-    return dense_bytes([np.asarray(value.numpy()) for value in layer.state_dict().values()])
-
-
-def _parameters(layer: nn.Layer) -> int:
-    return sum(int(np.count_nonzero(value.numpy())) for value in trained(layer).values())
-
-
-def _macs(model: str, layer: nn.Layer) -> int:
-    return macs_of(layer, model_entry(model).inputs.values())
 
 
 def _run_steps(recipe: Recipe, subject: Subject, states: _States, progress: Reporter) -> list[StepRecord]:
