@@ -60,21 +60,22 @@ class Shared:
     def _mean(self, values: Tensor) -> Tensor:
         import paddle
 
-        codes, counts, free = self._tensors
-        sums = paddle.zeros([len(counts)]).scatter(codes, values.reshape([-1]), overwrite=False)
-        means = sums / counts
-        means[0] = 0.0
-        shared = paddle.gather(means, codes).reshape(values.shape)
+        places, codes, free = self._tensors
+        if not len(codes):
+            return values * free if free is not None else paddle.zeros_like(values)
+        means = paddle.geometric.segment_mean(paddle.gather(values.reshape([-1]), places), codes)
+        shared = paddle.zeros([values.size]).scatter(places, paddle.gather(means, codes)).reshape(values.shape)
         return shared if free is None else shared + values * free
 
     @cached_property
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Where shared values stand and their codes, by code, since few of a pruned weight's are left; and 1 where a value is free."""
         import paddle
 
-        flat = np.maximum(self.codes, 0).reshape(-1)
-        counts = np.maximum(np.bincount(flat), 1)
+        flat = self.codes.reshape(-1)
+        places = np.argsort(flat, kind="stable")[np.count_nonzero(flat <= 0) :]
         free = self.codes == FREE
-        return paddle.to_tensor(flat), paddle.to_tensor(counts.astype(np.float32)), paddle.to_tensor(free.astype(np.float32)) if free.any() else None
+        return paddle.to_tensor(places), paddle.to_tensor(flat[places]), paddle.to_tensor(free.astype(np.float32)) if free.any() else None
 
 
 @dataclass(frozen=True)
