@@ -71,3 +71,10 @@ def test_a_run_that_gets_too_bad_still_stops(tmp_path: Path) -> None:
     steps = [{"step": "train", "epochs": 1}, {"step": "prune-weights", "sparsity": 0.999}]
     with pytest.raises(CheckFailed, match="recipe stops above 60 %"):
         run_it(tmp_path, {**RECIPE, "steps": steps})
+
+
+def test_a_net_that_is_narrowed_before_it_is_trained_is_its_own_dense_net(tmp_path: Path) -> None:
+    steps = [{"step": "prune-neurons", "share": 0.5, "scope": "layer", "importance": "random"}, {"step": "train", "epochs": 3}]
+    record = run_it(tmp_path, {**RECIPE, "steps": steps, "stop_above_error": 50.0})
+    assert record.error_before == record.error_after and record.steps[0].held_out is not None and record.steps[0].held_out < 50
+    assert record.plain_bytes < 0.5 * record.baseline_bytes and not (tmp_path / "dense").exists()
