@@ -138,13 +138,14 @@ class Adapt(TuningStep):
         """Every layer at every level.
 
         Raises:
-            BadInput: there is no layer to change.
+            BadInput: there is no layer to change, or none can be, and why.
         """
         part = Split(subject.held_out.images[: self.samples], subject.held_out.labels[: self.samples])
         names, levels = self._layers(subject), sorted(self.levels or LEVELS[self.technique], reverse=self.technique in ("low-rank", "quantize"))
         mildest = LEVELS[self.technique][0]
         untouched = Option("", mildest, _loss(subject, part), self._proxy(subject, {}))
-        found = []
+        found: list[Option] = []
+        obstacle_met: BadInput | None = None
         for number, name in enumerate(names):
             found.append(replace(untouched, layer=name))
             for level in levels:
@@ -152,11 +153,14 @@ class Adapt(TuningStep):
                     continue
                 try:
                     trial = self._tried(subject, {name: level})
-                except BadInput:  # this layer cannot be changed so far
+                except BadInput as error:  # this layer cannot be changed so far
+                    obstacle_met = error
                     continue
                 found.append(Option(name, level, _loss(trial, part), self._proxy(trial, {name: level})))
             if subject.progress:
                 subject.progress(number + 1, len(names), found[-1].loss)
+        if obstacle_met and all(option.level == mildest for option in found):
+            raise obstacle_met
         return found
 
     def _allot(self, subject: Subject, options: Sequence[Option], target: float) -> tuple[dict[str, float], float]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edge.compress.adapt import Adapt, Option, Technique, chosen
 from edge.compress.folder import packed_state
 from edge.compress.prune_weights import prunable
+from edge.compress.share_weights import ShareWeights
 from edge.compress.structure import macs_of
 from edge.compress.teaching import untrained
 from edge.compress.technique import Subject
@@ -104,6 +105,13 @@ def test_wrong_settings(settings_: dict[str, Any], said: str) -> None:
 def test_an_unknown_layer_is_named() -> None:
     with pytest.raises(BadInput, match="there is no layer 'fc9'"):
         Adapt(technique="prune-weights", size=0.5, layers=("fc9",)).run(trained("lenet300", 1))
+
+
+def test_why_no_layer_can_be_changed_is_said() -> None:
+    subject = trained("lenet5", 1)
+    ShareWeights(bits=4, epochs=0).run(subject)
+    with pytest.raises(BadInput, match="shared or quantized by a step before"):
+        Adapt(technique="prune-weights", size=0.5, samples=50).run(subject)
 
 
 @st.composite
