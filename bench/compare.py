@@ -101,21 +101,26 @@ def _by_key(results: Results, unsaid: dict[str, Any]) -> dict[str, Cell]:
 
 def _compared(one: Cell, other: Cell | None, figure: Figure) -> Comparison:
     name = f"{one.model} {one.label}, {one.asked}"
-    x = _values(one, figure)
+    x = process_values(one, figure)
     a = _median(x, figure.unit)
     if other is None or other.status is not Status.OK:
         gone = f"{other.status.value}: {other.reason}" if other else "not in the second file"
         return Comparison(cell=name, a=a, b=absent(figure.unit, gone), ratio=absent("1", gone), p=None, verdict="failed", reason=gone)
-    y = _values(other, figure)
+    y = process_values(other, figure)
     b = _median(y, figure.unit)
     if not len(x) or not len(y) or min(x.min(), y.min()) <= 0:
         why = f"no {figure.name} of single processes"
         return Comparison(cell=name, a=a, b=b, ratio=absent("1", why), p=None, verdict="unknown", reason=why)
-    ratio = float(np.exp(np.mean(np.log(y)) - np.mean(np.log(x))))
+    ratio = ratio_of(x, y)
     if min(len(x), len(y)) < 2:
         return Comparison(cell=name, a=a, b=b, ratio=Measurement(value=ratio, unit="1"), p=None, verdict="unknown", reason=MORE_PROCESSES)
     low, high, p = ratio_test(x, y)
     return Comparison(cell=name, a=a, b=b, ratio=Measurement(value=ratio, unit="1", interval=(low, high)), p=p, verdict="same")
+
+
+def ratio_of(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """y over x: of the geometric means of positive figures of processes."""
+    return float(np.exp(np.mean(np.log(y)) - np.mean(np.log(x))))
 
 
 def ratio_test(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -149,7 +154,7 @@ def _judged(one: Comparison, p: float, figure: Figure) -> dict[str, object]:
     return {"p": p, "verdict": "better" if (one.ratio.value > 1) is figure.more_is_better else "worse"}
 
 
-def _values(cell: Cell, figure: Figure) -> NDArray[np.float64]:
+def process_values(cell: Cell, figure: Figure) -> NDArray[np.float64]:
     """One value a process, [processes]; none where a process has no such figure."""
     read: dict[str, Callable[[Process], float]] = {
         "load": lambda process: process.load_ms,

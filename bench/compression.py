@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 #: Colour-blind safe (Okabe and Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX*"
-#: A speed-up within so much of 1 is called none. Set after the first results, at 17 us: a net beside itself 0.95, a pruned one of the same
-#: multiplications 1.11; two observations, so the ratio is shown all the same.
-NO_GAIN = 0.12
 NONE = "–"
 RUNTIMES = {Format.ONNX: "onnxruntime", Format.PADDLE_INFERENCE: "Paddle Inference", Format.PADDLE_LITE: "Paddle Lite"}
 
@@ -56,12 +53,12 @@ def error_text(result: Result) -> str:
 
 
 def speed_text(result: Result, runtime: Format) -> str:
-    """``0.123, 2.10x``, with ``(no gain)`` where the difference is within what runs differ by."""
+    """``0.123, 2.10x``, with ``(no gain)`` where the interval of the ratio, over processes, does not lie above 1."""
     found = result.speed.get(runtime.value)
     if found is None or found.speedup.value is None:
         return NONE
-    gain = float(found.speedup.value)
-    return f"{number(found.compressed)}, {gain:.2f}x{' (no gain)' if abs(gain - 1) <= NO_GAIN else ''}"
+    none = found.speedup.interval is not None and found.speedup.interval[0] <= 1
+    return f"{number(found.compressed)}, {float(found.speedup.value):.2f}x{' (no gain)' if none else ''}"
 
 
 COLUMNS = (

@@ -76,14 +76,21 @@ def package_version(python: Path, package: str, hint: str) -> str:
 
 def cpu_flags() -> frozenset[str]:
     """Feature flags of the first processor in /proc/cpuinfo (``flags`` on x86, ``Features`` on ARM)."""
+    return frozenset(_cpuinfo("flags", "Features").split())
+
+
+def cpu_vendor() -> str:
+    """As an x86 processor says of itself: ``GenuineIntel``, ``AuthenticAMD``; elsewhere nothing."""
+    return _cpuinfo("vendor_id")
+
+
+def _cpuinfo(*names: str) -> str:
+    """The first value in /proc/cpuinfo that has one of the names."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                return frozenset(value.split())
+        fields = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+        return next((value.strip() for name, _, value in fields if name.strip() in names), "")
     except OSError:
-        pass
-    return frozenset()
+        return ""
 
 
 def machine_arch() -> str:

@@ -31,7 +31,7 @@ from edge.models.weights import load_weights, save_weights
 from edge.vocabulary import Arch, Format, Precision, Status
 from edge.workflows.export import export_model
 from edge.workflows.export_source import ExportRequest
-from edge.workflows.training import cores, thread_flags, train_students
+from edge.workflows.training import cores, train_students, training_flags
 
 ARMS = ("trained", "control", "qat")
 FORMATS = frozenset({Format.ONNX, Format.PADDLE_INFERENCE, Format.PADDLE_LITE})
@@ -72,7 +72,7 @@ def main() -> None:
     study = Study(options.model, options.dataset, options.seeds, options.epochs, options.images, str(options.out))
     seeds = range(study.seeds)
     train_students([study.role(seed) for seed in seeds], study.models, lambda name, done, total, note: None)
-    os.environ.update(thread_flags(1))
+    os.environ.update(training_flags(1))
     with ProcessPoolExecutor(min(2, cores()), mp_context=multiprocessing.get_context("spawn")) as pool:
         tuned = list(pool.map(tune, *zip(*((study, arm, seed) for seed in seeds for arm in ARMS[1:]), strict=True)))
     judged = [{"seed": seed, "arm": arm, "top1": judge(study, arm, seed)} for seed in seeds for arm in ARMS]

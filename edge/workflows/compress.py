@@ -11,12 +11,12 @@ from typing import Any
 
 from edge.children import side_by_side
 from edge.compress.folder import RECIPE, RECORD, Compressed, read_record
-from edge.compress.recipe import NO_DATA, Recipe, fingerprint
+from edge.compress.recipe import NO_DATA, Recipe, fingerprint, steps_of
 from edge.errors import BadInput, CheckFailed
 from edge.files import write_atomic
 from edge.jobs import run_job
 from edge.workflows.speed import Clock
-from edge.workflows.training import cores, thread_flags
+from edge.workflows.training import cores, training_flags
 
 #: Called with (seed, done, total, note).
 SeedProgress = Callable[[int, int, int, str], None]
@@ -36,7 +36,8 @@ def compress(
     Raises:
         BadInput, CheckFailed: see `edge.compress.run.run_recipe`.
     """
-    with side_by_side(min(cores(), len(recipe.seeds))) as pool:
+    alone = any(step.measures for step in steps_of(recipe))  # the training of another seed would disturb what is measured
+    with side_by_side(1 if alone else min(cores(), len(recipe.seeds))) as pool:
         futures = {pool.submit(_run, recipe, seed, out / f"seed-{seed}", progress, cache, clock): seed for seed in recipe.seeds}
         found = {futures[future]: future.result() for future in as_completed(futures)}
     for seed in recipe.seeds:
@@ -64,7 +65,7 @@ def verify(folder: Path) -> dict[str, Any]:
         CheckFailed: something else than the record says came out.
     """
     record = read_record(folder)
-    found: dict[str, Any] = run_job("edge.compress.proof:prove", {"folder": str(folder.absolute())}, flags=thread_flags(cores()))
+    found: dict[str, Any] = run_job("edge.compress.proof:prove", {"folder": str(folder.absolute())}, flags=training_flags(cores()))
     figures = [("packed_bytes", 0.5), ("baseline_bytes", 0.5), *([("error_after", SAME_ERROR)] if record.data != NO_DATA else [])]
     wrong = [
         f"{name} is {found[name]:g}, the record says {getattr(record, name):g}"
@@ -91,6 +92,6 @@ def _run(recipe: Recipe, seed: int, folder: Path, progress: SeedProgress, cache:
         "clock": asdict(clock) if clock else None,
     }
     report = run_job(
-        "edge.workflows.compress_job:run", arguments, flags=thread_flags(1), on_progress=lambda done, total, note: progress(seed, done, total, note)
+        "edge.workflows.compress_job:run", arguments, flags=training_flags(1), on_progress=lambda done, total, note: progress(seed, done, total, note)
     )
     return Compressed.model_validate(report)

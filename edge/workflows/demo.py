@@ -36,9 +36,9 @@ from edge.workflows.training import (
     plan_epochs,
     student_roles,
     teacher_role,
-    thread_flags,
     train_students,
     train_teacher,
+    training_flags,
     training_seconds,
 )
 
@@ -174,7 +174,7 @@ def _plan(models: Path, dataset: str, seconds: float, events: DemoEvents) -> tup
 
 
 def _epoch_seconds(model: str, dataset: str, threads: int) -> float:
-    return float(run_job("edge.compress.roles:seconds_per_epoch", {"model": model, "dataset": dataset}, flags=thread_flags(threads)))
+    return float(run_job("edge.compress.roles:seconds_per_epoch", {"model": model, "dataset": dataset}, flags=training_flags(threads)))
 
 
 def _training(role: Role, record: dict[str, Any]) -> Training:

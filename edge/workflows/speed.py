@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.bench.compare import FIGURES, process_values, ratio_of, ratio_test
 from edge.bench.measure import BenchRequest
 from edge.bench.results import Cell
 from edge.bench.scenarios import SingleStream
@@ -128,8 +129,10 @@ def _speed(dense: Cell | None, compressed: Cell | None, reason: str) -> Speed:
     if dense is None or compressed is None or not dense.latency.p50.value or not compressed.latency.p50.value:
         none = absent("ms", reason)
         return Speed(dense=none, compressed=none, speedup=absent("1", reason), reason=reason)
-    times = float(dense.latency.p50.value), float(compressed.latency.p50.value)
-    return Speed(dense=dense.latency.p50, compressed=compressed.latency.p50, speedup=Measurement(value=times[0] / times[1], unit="1"))
+    times = [process_values(cell, FIGURES["p50"]) for cell in (compressed, dense)]
+    low, high, _ = ratio_test(*times)
+    speedup = Measurement(value=ratio_of(*times), unit="1", interval=(low, high))
+    return Speed(dense=dense.latency.p50, compressed=compressed.latency.p50, speedup=speedup)
 
 
 def _reason(made: Iterable[ExportedCell], cells: Iterable[Cell], wanted: Format) -> str:
