@@ -20,7 +20,8 @@ from edge.datasets.samples import export_data
 from edge.devices.local import LocalTarget
 from edge.devices.target import Target
 from edge.errors import CheckFailed, Unavailable
-from edge.export.parity import agreement_of, compare, verdict
+from edge.export.parity import compare, verdict
+from edge.package.run.compare import agreement_of
 from edge.vocabulary import Format, Precision
 
 #: Times the timeout that a worker may take to run all judging samples.

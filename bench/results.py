@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -235,7 +236,7 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def read_results(path: Path) -> Results:
-    """Read and validate a results file.
+    """Read and validate a results file, or what a bundle has measured on its device.
 
     Raises:
         BadInput: missing, too large, not JSON, of an unknown schema version, or with a field of the wrong kind.
@@ -249,15 +250,27 @@ def read_results(path: Path) -> Results:
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not readable JSON: {error}") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(raw, dict) and raw.get("kind") == "bundle-bench":
+        return _validated(path, raw, _from_device)
     if version not in (1, SCHEMA_VERSION):
         raise BadInput(
             f"{path}: schema version {version!r} is unknown, this tool reads 1 and {SCHEMA_VERSION}", hint="measure again, or update this tool"
         )
+    return _validated(path, _from_1(raw) if version == 1 else raw, Results.model_validate)
+
+
+def _validated(path: Path, raw: dict[str, Any], read: Callable[[dict[str, Any]], Results]) -> Results:
     try:
-        return Results.model_validate(_from_1(raw) if version == 1 else raw)
+        return read(raw)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _from_device(raw: dict[str, Any]) -> Results:
+    from edge.bench.from_device import results_of  # it makes rows, which are made of what stands here
+
+    return results_of(raw)
 
 
 def _from_1(raw: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import site
 import subprocess
 import sys
 import time
-from typing import IO, Any, Dict, Iterator, List, Tuple
+from typing import IO, Any, Dict, Iterator, List, Optional, Tuple
 
 #: Comes before the reply: what a login shell prints stands before it.
 MARK = b"\0paddle-edge\n"
@@ -144,7 +144,82 @@ def leave(request: Request, source: IO[bytes]) -> Reply:
     return {}, []
 
 
-VERBS = {"begin": begin, "put": put, "run": run, "leave": leave}
+def install(request: Request, source: IO[bytes]) -> Reply:
+    """A bundle that was put here becomes a version of its own, proves itself there, and only then is the one that ``current`` names."""
+    check_owner(request)
+    base = place_of(request)
+    version = os.path.join(base, "versions", request["version"])
+    os.makedirs(os.path.dirname(version), exist_ok=True)
+    new = not os.path.isdir(version)
+    if new:
+        said(request, "install", [version], os.path.join(FILES, request["digest"], request["name"]))
+    try:
+        proof = said(request, "self-test", [], version)
+    except Refused:
+        if new:
+            shutil.rmtree(version)
+        raise
+    was = linked(base, "current")
+    if was not in (None, request["version"]):
+        link(base, "previous", was)
+    link(base, "current", request["version"])
+    kept = {linked(base, "current"), linked(base, "previous")}
+    for name in os.listdir(os.path.dirname(version)):
+        if name not in kept:
+            shutil.rmtree(os.path.join(base, "versions", name), ignore_errors=True)
+    return {"place": os.path.join(base, "current"), "previous": linked(base, "previous"), "said": proof}, []
+
+
+def roll_back(request: Request, source: IO[bytes]) -> Reply:
+    """The previous version is the current one again, where it still proves itself; the two change places."""
+    check_owner(request)
+    base = place_of(request)
+    current, previous = linked(base, "current"), linked(base, "previous")
+    if previous is None or current is None:
+        raise Refused("rollback", "there is no previous version in %s" % base)
+    proof = said(request, "self-test", [], os.path.join(base, "versions", previous))
+    link(base, "current", previous)
+    link(base, "previous", current)
+    return {"place": os.path.join(base, "current"), "previous": current, "said": proof}, []
+
+
+VERBS = {"begin": begin, "put": put, "run": run, "leave": leave, "install": install, "roll-back": roll_back}
+
+
+def place_of(request: Request) -> str:
+    home: str = request["home"]
+    return os.path.join(os.path.abspath(os.path.expanduser(home)), request["name"])
+
+
+def said(request: Request, command: str, arguments: List[str], folder: str) -> List[str]:
+    """The lines that a command of a bundle prints."""
+    done = subprocess.run(
+        [request["python"], "-m", "run", command, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
+    if done.returncode:
+        raise Refused(command, "; ".join(line for line in lines if not line.startswith("ok "))[-900:] or "status %d" % done.returncode)
+    return lines[-100:]
+
+
+def linked(base: str, name: str) -> Optional[str]:
+    """The version that a link names, None where there is none."""
+    try:
+        return os.path.basename(os.readlink(os.path.join(base, name)))
+    except OSError:
+        return None
+
+
+def link(base: str, name: str, version: str) -> None:
+    """In one step: whoever follows the link finds the old version or the new one."""
+    new = os.path.join(base, ".%s.new" % name)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new)
+    os.symlink(os.path.join("versions", version), new)
+    os.replace(new, os.path.join(base, name))
+    folder = os.open(base, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
 
 
 def prepare(folder: str) -> int:

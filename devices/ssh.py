@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 ANSWER, SLOWEST = 60.0, 20_000
 #: Times the size of a wheel that it may unpack to.
 UNPACKS_TO = 50
+#: Seconds for the decoding and the self-test of a bundle on a slow board.
+INSTALLING = 3600.0
+#: What a board says of a bundle that it does not take.
+REFUSALS = {"install": "the bundle could not be installed", "self-test": "the self-test failed", "rollback": "nothing was rolled back"}
 Line = Annotated[str, Field(max_length=1000), AfterValidator(printable)]
 
 
@@ -59,6 +63,14 @@ class Board(Frozen):
     model: Line
     cpu: Line
     flags: frozenset[Line]
+
+
+class Installed(Frozen):
+    """Where the current version of a bundle lies, which one it has replaced, and what its self-test said."""
+
+    place: Line
+    previous: Line | None
+    said: tuple[Line, ...]
 
 
 class Outcome(Frozen):
@@ -115,13 +127,17 @@ class SshTarget:
         return None
 
     def push(self, path: Path) -> str:
+        return f"{self._board.root}/files/{self._put(path)}/{path.name}"
+
+    def _put(self, path: Path) -> str:
+        """Send what is not there yet; its digest names its place."""
         files = [(path.name, path)] if path.is_file() else _files_in(path)
         digest = hashlib.sha256(json.dumps([[name, sha256_of(file)] for name, file in files]).encode()).hexdigest()
         if digest not in self._board.there | self._pushed:
             seconds = ANSWER + sum(file.stat().st_size for _, file in files) / SLOWEST
             self._ask("put", limit=seconds, files=files, digest=digest)
             self._pushed.add(digest)
-        return f"{self._board.root}/files/{digest}/{path.name}"
+        return digest
 
     def run(self, job: Job) -> Ending:
         reply = self._ask(
@@ -142,6 +158,28 @@ class SshTarget:
             raise CheckFailed(f"the worker did not run on {self._link.host}: {outcome.error or 'it was told to stop'}")
         killed = f"took more memory than {self._link.host} has: the kernel there has killed it"
         return Ending(outcome.status, killed if outcome.out_of_memory else None)
+
+    def install(self, folder: Path, name: str, version: str, into: str) -> Installed:
+        """Install a bundle, which has the folder, beside its earlier versions; it becomes the current one when it has proven itself there.
+
+        Args:
+            into: folder over there, ``~`` is the home of whoever logs in.
+
+        Raises:
+            CheckFailed: it could not be installed, or its self-test failed: the version that was current is so still.
+        """
+        digest = self._put(folder)
+        reply = self._ask("install", limit=INSTALLING, digest=digest, name=name, version=version, home=into, python=self._python)
+        return _checked(Installed, reply)
+
+    def roll_back(self, name: str, into: str) -> Installed:
+        """The previous version of a bundle is the current one again.
+
+        Raises:
+            CheckFailed: there is none, or its self-test fails.
+        """
+        _ = self._board
+        return _checked(Installed, self._ask("roll-back", limit=INSTALLING, name=name, home=into, python=self._python))
 
     def close(self) -> None:
         """Clean up over there, in one attempt: where the link is gone, the next session does it."""
@@ -206,6 +244,8 @@ class SshTarget:
                 size = sum(file.stat().st_size for _, file in files)
                 hint = f"free some space there: {self._link.address.by_hand} df -h ."
                 raise Unavailable(f"{host} has no room for {size / (1 << 20):.1f} MiB: {refused.detail}", hint=hint) from None
+            if refused.kind in REFUSALS:
+                raise CheckFailed(f"{host}: {REFUSALS[refused.kind]}: {refused.detail}", hint="what was current is so still") from None
             if refused.kind == "gone":
                 taken = f"was taken over by {refused.detail}" if refused.detail else "was cleaned up by another run"
                 raise LinkLost(f"{host} {taken}", hint=AGAIN) from None
@@ -263,7 +303,7 @@ def _check_wheel(wheel: Path, board: Board) -> None:
 
 def _files_in(folder: Path) -> list[tuple[str, Path]]:
     """(name from the folder's own on, file), in the order of the names."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parent.parts)
     return [(f"{folder.name}/{path.relative_to(folder).as_posix()}", path) for path in found]
 
 

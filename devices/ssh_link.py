@@ -48,7 +48,7 @@ ADDRESS = re.compile(r"ssh:(?:(?P<user>\w[\w.-]*)@)?(?P<host>\w[\w.-]*|\[[0-9A-F
 #: What comes from a board has plain names, and is not larger than this, all in all, in bytes.
 PlainName = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}$")]
 FILES = TypeAdapter(Annotated[list[tuple[PlainName, Annotated[int, Field(strict=True, ge=0)]]], Field(max_length=1000)])
-MAX_PULL, MAX_HEADER, MAX_NOISE, MAX_DETAIL = 1 << 30, 1 << 20, 1 << 16, 200
+MAX_PULL, MAX_HEADER, MAX_NOISE, MAX_DETAIL = 1 << 30, 1 << 20, 1 << 16, 1000
 AGAIN = "run the same command again to go on: what was measured is kept"
 #: Longest pause between two attempts to connect, in seconds.
 LONGEST_PAUSE = 8.0

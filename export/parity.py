@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.artifact import Metric, Parity
+from edge.package.run.compare import agreement_of, cosine_of, is_classifier, largest_difference, malformed, relative_difference
 from edge.vocabulary import Precision
 
 
@@ -99,8 +100,7 @@ def distance(source: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]], la
         loss = agreement_of(source[0], labels) - accuracy
     else:
         loss = 100.0 * (1.0 - cosine) if agreement is None else 100.0 - agreement
-    relative = [found / max(float(np.abs(a.astype(np.float64)).max()), 1e-30) for found, (a, _) in zip(differences, pairs, strict=True)]
-    return Distance(max(differences), max(relative), cosine, agreement, accuracy, metric, loss)
+    return Distance(max(differences), max(relative_difference(a, b) for a, b in pairs), cosine, agreement, accuracy, metric, loss)
 
 
 def verdict(
@@ -126,37 +126,3 @@ def metric_of(source: Sequence[NDArray[Any]], labels: NDArray[np.integer] | None
     if not is_classifier(source[0]):
         return "cosine"
     return "agreement" if labels is None else "accuracy"
-
-
-def is_classifier(output: NDArray[Any]) -> bool:
-    """[N, classes] of floats."""
-    return output.ndim == 2 and output.shape[1] > 1 and output.dtype.kind == "f"
-
-
-def agreement_of(outputs: NDArray[Any], classes: NDArray[np.integer]) -> float:
-    """Share of rows whose largest output is the given class, in %."""
-    return 100.0 * float(np.mean(outputs.argmax(1) == classes))
-
-
-def largest_difference(a: NDArray[Any], b: NDArray[Any]) -> float:
-    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) if a.size else 0.0
-
-
-def cosine_of(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Of the angle between two arrays seen as vectors; 1 where both are zero."""
-    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    norms = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(x @ y) / norms if norms else float(np.array_equal(x, y))
-
-
-def malformed(source: Sequence[NDArray[Any]], outputs: Sequence[NDArray[Any]]) -> str | None:
-    """What is wrong with outputs that cannot be compared: their number, a shape, NaN or infinity."""
-    if len(source) != len(outputs):
-        return f"there are {len(outputs)} outputs, the source gives {len(source)}"
-    for index, (wanted, found) in enumerate(zip(source, outputs, strict=True)):
-        if found.shape != wanted.shape:
-            return f"output {index} has shape {found.shape}, the source gives {wanted.shape}"
-        if found.dtype.kind == "f" and not np.isfinite(found).all():
-            bad = int(np.count_nonzero(~np.isfinite(found.reshape(len(found), -1)).all(axis=1)))
-            return f"output {index} holds NaN or infinity for {bad} of {len(found)} samples"
-    return None

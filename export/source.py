@@ -240,7 +240,7 @@ def _check_belong(program: str, params: str, shapes: dict[str, tuple[int, ...]])
     stored, needed = stored_tensors(Path(params)), sorted(shapes.items())
     if len(stored) != len(needed):
         raise BadInput(f"{params}: holds {len(stored)} tensors, the program {program} needs {len(needed)}: they do not belong together")
-    for (name, shape), (found, _) in zip(needed, stored, strict=True):
+    for (name, shape), (found, *_) in zip(needed, stored, strict=True):
         if [side for side in shape if side != 1] != [side for side in found if side != 1]:
             raise BadInput(f"{params}: holds {list(found)} where the program {program} needs {name} {list(shape)}: they do not belong together")
 

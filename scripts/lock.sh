@@ -12,3 +12,9 @@ printf 'paddlelite==2.13rc0\nnumpy==1.26.4\n' | uv pip compile - --python-versio
 arm=(--python-version 3.11 --python-platform aarch64-manylinux_2_28 --only-binary :all:)
 echo onnxruntime | uv pip compile - "${arm[@]}" "${options[@]}" --constraint requirements/main.txt -o devices/arm-onnx.txt
 printf 'paddlepaddle==3.2.2\nsetuptools\n' | uv pip compile - "${arm[@]}" "${options[@]}" -o devices/arm-paddle-inference.txt
+# What a bundle names for its device, by the device's own Python: 3.8 or newer, for Paddle 3.9.
+device=(--universal --only-binary :all:)
+printf 'onnxruntime\nnumpy\n' | uv pip compile - --python-version 3.8 "${device[@]}" "${options[@]}" -o edge/package/runtimes/onnx.txt
+printf "paddlepaddle==3.3.1; platform_machine != 'aarch64'\npaddlepaddle==3.2.2; platform_machine == 'aarch64'\nnumpy\nsetuptools\n" |
+    uv pip compile - --python-version 3.9 "${device[@]}" "${options[@]}" -o edge/package/runtimes/paddle-inference.txt
+cp requirements/lite.txt edge/package/runtimes/paddle-lite.txt

@@ -15,10 +15,13 @@ from edge.cli.check import check
 from edge.cli.compare import compare
 from edge.cli.compress import compress
 from edge.cli.demo import demo
+from edge.cli.deploy import deploy
 from edge.cli.devices import devices
 from edge.cli.diff import diff
 from edge.cli.doctor import doctor
 from edge.cli.export import export
+from edge.cli.inspect import inspect
+from edge.cli.pack import pack
 from edge.cli.report import report
 from edge.cli.study import study
 from edge.cli.support import support
@@ -40,11 +43,13 @@ def edge() -> None:
       edge diff ARTIFACT MODEL             the first layer at which an artifact is not the model any more
       edge bench DIR --out results.json
       edge check results.json --device camera  will it live there?
+      edge pack DIR/MODEL-onnx-int8 --device camera --out camera.bundle.tar.zst
+      edge deploy camera.bundle.tar.zst --target ssh:pi@camera.local
       edge compare before.json after.json  is it slower, or is it noise?
     """
 
 
-for command in (demo, study, compress, export, diff, bench, check, compare, report, support, devices, doctor):
+for command in (demo, study, compress, export, diff, bench, check, compare, report, pack, inspect, deploy, support, devices, doctor):
     edge.add_command(command)
 
 

@@ -1,7 +1,8 @@
 """Storage that is small and decodes to the very same bits: zeros are not stored, shared values are codes, and everything is entropy-coded.
 
 The tensors' streams are laid one behind the other and compressed by LZMA, whose range coder adapts itself to the bits (specification in the LZMA
-SDK). Python's standard library decodes it, so a device needs nothing else. A tensor is stored in the way that takes the fewest bytes:
+SDK). `edge.package.run.decode` decodes it with Python's standard library, so a device needs nothing else. A tensor is stored in the way that takes
+the fewest bytes:
 
     raw      its float32 values, their four bytes apart: the high ones are alike
     coded    its distinct values, and a code of one byte for each element
@@ -17,22 +18,16 @@ from __future__ import annotations
 
 import bz2
 import lzma
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import BadInput
+from edge.package.run import decode
+from edge.package.run.decode import BITS, CODED, FAR, FILE_MAGIC, LZMA_CONTEXTS, MAGIC, MAX_DICTIONARY, RAW, SCALED, SPARSE, filters
 
-MAGIC = b"EDGEPK"
-#: A packed file that unpacks to more is refused, in bytes; and a tensor of more dimensions.
-MAX_UNPACKED, MAX_RANK = 1 << 31, 8
-#: How far back LZMA looks, in bytes.
-MAX_DICTIONARY = 1 << 24
-#: A distance between two values that are not zero takes one byte; `FAR` adds that many zeros and goes on.
-FAR = 255
-RAW, CODED, SPARSE, BITS, SCALED = range(5)
 #: The largest magnitude of the integers that a scale multiplies: eight bits.
 MOST_LEVELS = 127
 #: Bytes by which the ways of a tensor are compared, taken from so many places of each.
@@ -44,17 +39,9 @@ PROBED = 64
 Tensor = NDArray[np.float32]
 
 
-def _filters(lc: int, lp: int, pb: int, dictionary: int = MAX_DICTIONARY) -> list[dict[str, Any]]:
-    return [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}]
-
-
 def _compress(data: bytes, context: tuple[int, int, int]) -> bytes:
     """The dictionary is no larger than the data: it is what the encoder spends its time on, and a decoder's larger one reads the same."""
-    return lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(*context, min(max(len(data), 1 << 12), MAX_DICTIONARY)))
-
-
-#: Byte in the file -> (compress, decompress with at most so many bytes). LZMA's contexts pay or not by what is stored, so several are tried.
-LZMA_CONTEXTS = ((0, 0, 0), (3, 0, 0), (4, 0, 0), (0, 2, 2))
+    return lzma.compress(data, lzma.FORMAT_RAW, filters=filters(context, min(max(len(data), 1 << 12), MAX_DICTIONARY)))
 
 
 def pack(tensors: Sequence[Tensor]) -> bytes:
@@ -71,10 +58,13 @@ def pack(tensors: Sequence[Tensor]) -> bytes:
 
 
 def _files(ways: Sequence[bytes]) -> list[bytes]:
-    """By every compressor."""
-    body = _varint(len(ways)) + b"".join(ways)
-    files = [MAGIC + bytes([number]) + _compress(body, context) for number, context in enumerate(LZMA_CONTEXTS)]
-    return [*files, MAGIC + bytes([len(LZMA_CONTEXTS)]) + bz2.compress(body)]
+    return [MAGIC + compressed for compressed in _compressed(_varint(len(ways)) + b"".join(ways))]
+
+
+def _compressed(body: bytes) -> list[bytes]:
+    """By every compressor, named by the first byte. LZMA's contexts pay or not by what is stored."""
+    found = [bytes([number]) + _compress(body, context) for number, context in enumerate(LZMA_CONTEXTS)]
+    return [*found, bytes([len(LZMA_CONTEXTS)]) + bz2.compress(body)]
 
 
 def _chosen_together(options: Sequence[Sequence[bytes]], chosen: Sequence[bytes]) -> list[bytes]:
@@ -92,29 +82,29 @@ def unpack(data: bytes) -> list[Tensor]:
     """The tensors of a packed file.
 
     Raises:
-        BadInput: not such a file, damaged, or larger than `MAX_UNPACKED`.
+        BadInput: not such a file, damaged, or larger than `edge.package.run.decode.MAX_UNPACKED`.
     """
     try:
-        return _tensors(_Reader(_body(data)))
-    except (lzma.LZMAError, EOFError, OSError, LookupError, ValueError, OverflowError) as error:
-        raise BadInput(f"not a readable packed model: {error or 'it ends too early'}") from None
+        return [np.frombuffer(values, np.float32).reshape(shape) for shape, values in decode.unpack(data)]
+    except decode.Damaged as error:
+        raise BadInput(str(error)) from None
 
 
-def _body(data: bytes) -> bytes:
-    if data[: len(MAGIC)] != MAGIC or len(data) <= len(MAGIC):
-        raise ValueError("it does not begin as one")
-    number, compressed = data[len(MAGIC)], data[len(MAGIC) + 1 :]
-    decoder: Any
-    if number < len(LZMA_CONTEXTS):
-        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(*LZMA_CONTEXTS[number]))
-    elif number == len(LZMA_CONTEXTS):
-        decoder = bz2.BZ2Decompressor()
-    else:
-        raise ValueError(f"unknown compressor {number}")
-    body: bytes = decoder.decompress(compressed, MAX_UNPACKED + 1)
-    if len(body) > MAX_UNPACKED:
-        raise ValueError("it unpacks to too much")
-    return body
+def pack_file(data: bytes, regions: Sequence[tuple[int, Tensor]]) -> bytes:
+    """The smallest file that `edge.package.run.decode.unpack_file` turns into the same bytes: its tensors are packed, the rest is compressed.
+
+    Args:
+        data: any file. regions: (offset, tensor) of float32 tensors whose bytes stand in it, in their order.
+    """
+    gaps, rest, end = [], [], 0
+    for offset, tensor in regions:
+        gaps.append(offset - end)
+        rest.append(data[end:offset])
+        end = offset + tensor.nbytes
+    rest.append(data[end:])
+    packed = pack([tensor for _, tensor in regions])
+    body = b"".join([*map(_varint, gaps), *rest])
+    return FILE_MAGIC + _varint(len(packed)) + packed + min(_compressed(body), key=len)
 
 
 def _options(tensor: Tensor) -> list[bytes]:
@@ -219,98 +209,6 @@ def _varint(number: int) -> bytes:
         out.append(number & 127 | 128)
         number >>= 7
     return bytes([*out, number])
-
-
-class _Reader:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, count: int) -> NDArray[np.uint8]:
-        if count > len(self.data) - self.at:
-            raise ValueError("it ends too early")
-        found = np.frombuffer(self.data, np.uint8, count, self.at)
-        self.at += count
-        return found
-
-    def varint(self) -> int:
-        number, shift = 0, 0
-        while True:
-            byte = int(self.take(1)[0])
-            number |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return number
-            if shift > 42:
-                raise ValueError("a number in it is too long")
-
-    def planes(self, count: int) -> NDArray[np.uint32]:
-        return np.ascontiguousarray(self.take(4 * count).reshape(4, count).T).view(np.uint32).reshape(-1)
-
-    def table(self) -> NDArray[np.uint32]:
-        count, wide = divmod(self.varint(), 2)
-        if wide:
-            return self.planes(count)
-        high = self.take(2 * count).reshape(2, count).astype(np.uint32)
-        return np.asarray(high[0] << 16 | high[1] << 24, np.uint32)
-
-
-def _tensors(reader: _Reader) -> list[Tensor]:
-    found, left = [], MAX_UNPACKED // 4
-    for _ in range(reader.varint()):
-        rank = reader.varint()
-        if rank > MAX_RANK:
-            raise ValueError(f"a tensor in it has {rank} dimensions")
-        shape = [reader.varint() for _ in range(rank)]
-        size = int(np.prod(shape, dtype=object))
-        left -= size
-        if left < 0:
-            raise ValueError("it unpacks to too much")
-        way = int(reader.take(1)[0])
-        found.append(_read_scaled(reader, shape) if way == SCALED else _read_way(reader, way, shape))
-    if reader.at != len(reader.data):
-        raise ValueError("something follows its end")
-    return found
-
-
-def _read_way(reader: _Reader, way: int, shape: Sequence[int]) -> Tensor:
-    if way not in READERS:
-        raise ValueError(f"a tensor in it is stored in an unknown way, {way}")
-    return READERS[way](reader, int(np.prod(shape, dtype=object))).view(np.float32).reshape(shape)
-
-
-def _read_scaled(reader: _Reader, shape: Sequence[int]) -> Tensor:
-    axis = int(reader.take(1)[0])
-    scales = reader.planes(shape[axis]).view(np.float32)
-    with np.errstate(all="ignore"):  # in a damaged file they may be anything
-        return _read_way(reader, int(reader.take(1)[0]), shape) * _along(scales, axis, len(shape))
-
-
-def _read_bits(reader: _Reader, size: int) -> NDArray[np.uint32]:
-    table = reader.table()
-    return table[np.unpackbits(reader.take(-(-size // 8)), count=size)]
-
-
-def _read_coded(reader: _Reader, size: int) -> NDArray[np.uint32]:
-    table = reader.table()
-    return table[reader.take(size)]
-
-
-def _read_sparse(reader: _Reader, size: int) -> NDArray[np.uint32]:
-    steps = reader.take(reader.varint()).astype(np.int64)
-    ends = steps < FAR
-    places = np.cumsum(steps)[ends] + np.arange(int(ends.sum()))
-    table = reader.table()
-    values = np.zeros(size, np.uint32)
-    values[places] = table[reader.take(len(places))]
-    return values
-
-
-READERS: Mapping[int, Callable[[_Reader, int], NDArray[np.uint32]]] = {
-    RAW: _Reader.planes,
-    CODED: _read_coded,
-    SPARSE: _read_sparse,
-    BITS: _read_bits,
-}
 
 
 def dense_bytes(tensors: Sequence[Tensor]) -> int:

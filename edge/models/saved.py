@@ -128,10 +128,11 @@ def _params(program: Path, params: Path) -> Path:
 
 
 class StoredTensor(NamedTuple):
-    """Shape and size of a tensor in a parameters file."""
+    """Shape and size of a tensor in a parameters file, and where its values begin."""
 
     shape: tuple[int, ...]
     nbytes: int
+    offset: int
 
 
 def stored_tensors(params: Path) -> list[StoredTensor]:
@@ -162,7 +163,7 @@ def _tensors(params: Path, file: BinaryIO, size: int) -> Iterator[StoredTensor]:
         version, length = _number(file, 4), _number(file, 4)
         description = file.read(min(length, _MAX_DESCRIPTION))
         element, shape = _described(description) if version == 0 and len(description) == length else (0, ())
-        tensor = StoredTensor(shape, element * math.prod(shape))
+        tensor = StoredTensor(shape, element * math.prod(shape), file.tell())
         file.seek(tensor.nbytes, 1)
         if file.tell() > size or len(description) < length:
             raise BadInput(f"{params}: the parameters are cut off", hint=_AGAIN)

@@ -20,8 +20,9 @@ from edge.bench.launch import run_worker
 from edge.bench.scenarios import SingleStream, timing
 from edge.devices.local import LocalTarget
 from edge.errors import CheckFailed
-from edge.export.parity import distance, malformed, metric_of
+from edge.export.parity import distance, metric_of
 from edge.jobs import JobProgress
+from edge.package.run.compare import malformed
 from edge.workflows.prove import outputs_of
 
 #: Enough for a median that is set beside another one of the same minute.

@@ -23,13 +23,13 @@ from edge.bench.launch import write_inputs
 from edge.bench.runnable import why_not_runnable
 from edge.devices.local import LocalTarget
 from edge.errors import BadArtifact, BadInput, CheckFailed, ConversionFailed, Unavailable
-from edge.export.parity import cosine_of, largest_difference
 from edge.export.support import select
 from edge.export.trace import Layer
 from edge.export.workspace import Workspace
 from edge.files import link_or_copy
 from edge.jobs import JobProgress, WarmServers
 from edge.models.source import ModelSource, resolve_model
+from edge.package.run.compare import cosine_of, largest_difference
 from edge.vocabulary import Format, Frozen, Precision
 from edge.workflows.prove import outputs_of
 

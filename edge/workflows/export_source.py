@@ -20,12 +20,12 @@ from edge.datasets.preprocessing import Preprocessing
 from edge.datasets.samples import ExportData, export_data
 from edge.datasets.sizes import at_the_ends
 from edge.environments import lite_python, paddlelite_version
-from edge.export.parity import agreement_of, is_classifier
 from edge.export.room import check_room
 from edge.export.support import Cell
 from edge.export.workspace import Options, Workspace, versions
 from edge.files import sha256_of
 from edge.models.source import ModelSource
+from edge.package.run.compare import agreement_of, is_classifier
 from edge.vocabulary import Format, Precision
 from edge.workflows.accuracy import TuningSet
 

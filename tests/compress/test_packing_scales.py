@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.compress.packing import MAGIC, pack, scales_of, unpack
+from edge.compress.packing import pack, scales_of, unpack
 from edge.compress.share_weights import to_bfloat16
 from edge.errors import BadInput
+from edge.package.run.decode import MAGIC
 
 seeds = st.integers(0, 999)
 

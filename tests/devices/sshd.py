@@ -8,10 +8,19 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
+from edge.devices import emulation
+from edge.errors import Unavailable
+
+PACKAGES = ("openssh-server", "libwrap0")
+#: The far side has the Python of the tests.
+HERE = f"{Path(sys.executable).parent}:/usr/bin:/bin"
 #: As root sshd wants a user of its own and /run/sshd: it gets them in a mount namespace of its own.
 AS_ROOT = 'mount --bind "$1" /etc/passwd && mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && shift && exec "$@"'
 
@@ -99,3 +108,33 @@ def _listens(port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(1)
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def sshd_root() -> Path:
+    try:
+        return emulation.unpacked("sshd", "amd64", PACKAGES, lambda _: None)
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def start(sshd_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sshd]]:
+    """Starts an sshd with this PATH on its far side, which the client knows."""
+    started = []
+
+    def starting(path: str = HERE, **variables: str) -> Sshd:
+        sshd = Sshd(sshd_root, tmp_path / "sshd", {"PATH": path, **variables})
+        started.append(sshd)
+        sshd.start()
+        monkeypatch.setenv("EDGE_SSH_CONFIG", str(sshd.folder / "ssh_config"))
+        return sshd
+
+    yield starting
+    for sshd in started:
+        sshd.stop()
+
+
+@pytest.fixture
+def board(start: Callable[..., Sshd]) -> Sshd:
+    return start()

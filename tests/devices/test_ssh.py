@@ -38,39 +38,6 @@ from edge.workflows.bench import Matrix, plan_cells, run_bench, run_matrix
 from tests.conftest import Demo, heed_ctrl_c
 from tests.devices.sshd import Sshd
 
-PACKAGES = ("openssh-server", "libwrap0")
-HERE = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-
-
-@pytest.fixture(scope="session")
-def sshd_root() -> Path:
-    try:
-        return emulation.unpacked("sshd", "amd64", PACKAGES, lambda _: None)
-    except Unavailable as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def start(sshd_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sshd]]:
-    """Starts an sshd with this PATH on its far side, which the client knows."""
-    started = []
-
-    def starting(path: str = HERE, **variables: str) -> Sshd:
-        sshd = Sshd(sshd_root, tmp_path / "sshd", {"PATH": path, **variables})
-        started.append(sshd)
-        sshd.start()
-        monkeypatch.setenv("EDGE_SSH_CONFIG", str(sshd.folder / "ssh_config"))
-        return sshd
-
-    yield starting
-    for sshd in started:
-        sshd.stop()
-
-
-@pytest.fixture
-def board(start: Callable[..., Sshd]) -> Sshd:
-    return start()
-
 
 @pytest.fixture
 def target(board: Sshd) -> Iterator[SshTarget]:

@@ -191,7 +191,7 @@ def test_paddle_inference_stores_fp16_in_half_the_bytes(home: Path, tmp_path: Pa
     assert half["status"] == "ok" and half["kernels"]["reduced"] == 0 and "compute in fp32" in half["kernels"]["reason"]
     (folder,) = tmp_path.glob("*-paddle-inference-fp16")
     params = load_artifact(folder).path("params")
-    assert params is not None and all(size == 2 * np.prod(shape) for shape, size in stored_tensors(params))
+    assert params is not None and all(each.nbytes == 2 * np.prod(each.shape) for each in stored_tensors(params))
 
 
 def test_a_legacy_program_is_a_source(home: Path, tmp_path: Path) -> None:

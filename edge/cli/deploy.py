@@ -1,0 +1,48 @@
+"""``edge deploy``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edge.errors import BadInput
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--target", required=True, metavar="T", help="ssh:USER@HOST[:PORT].")
+@click.option("--into", default="~/edge-bundles", show_default=True, help="Folder of bundles on the device.")
+@click.option("--key", type=click.Path(path_type=Path), metavar="KEY.pub.pem", help="Verify the signature BUNDLE.sig before anything is unpacked.")
+@click.option("--python", default="python3", show_default=True, help="The interpreter on the device.")
+@click.option("--rollback", is_flag=True, help="Make the version before the current one again; BUNDLE is its name.")
+@click.option("--json", "as_json", is_flag=True, help="Print where it is, and what its self-test said, as JSON.")
+def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, rollback: bool, as_json: bool) -> None:
+    """Install BUNDLE on a device over ssh, where it proves itself before it is used.
+
+    It is checked here, copied, decoded into INTO/NAME/versions/VERSION, and runs its self-test there. Only when that passes does the link
+    INTO/NAME/current name it, in one step. The version before stays, for --rollback. A failed self-test, a full disk or a lost link leave
+    what was current as it was; run the same command again.
+
+    \b
+    Example:
+      edge deploy camera.bundle.tar.zst --target ssh:pi@camera.local
+      edge deploy camera --target ssh:pi@camera.local --rollback
+    """
+    from edge.devices.ssh import SshTarget
+    from edge.workflows.deploy import deploy as run
+    from edge.workflows.deploy import roll_back
+
+    if not target.startswith("ssh:"):
+        raise BadInput(f"{target}: bundles are deployed over ssh", hint="--target ssh:USER@HOST")
+    there = SshTarget(target, python=python)
+    try:
+        found = roll_back(bundle, there, into) if rollback else run(Path(bundle), there, into, key, lambda text: click.echo(text, err=True))
+    finally:
+        there.close()
+    if as_json:
+        click.echo(found.model_dump_json(indent=1))
+        return
+    click.echo("\n".join(found.said))
+    before = f"; before it: {found.previous}, --rollback takes it up again" if found.previous else ""
+    click.echo(f"{found.place} on {target.removeprefix('ssh:')} is it{before}")

@@ -1,0 +1,149 @@
+"""A folder as one file, the same bytes for the same content; and back, with nothing believed that the file says."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+import zstandard
+
+from edge.errors import BadInput
+from edge.files import inside, new_folder
+
+SUFFIXES = (".tar.zst", ".tar.gz")
+#: What an archive may unpack to, in bytes and in entries.
+MAX_BYTES, MAX_ENTRIES = 8 << 30, 20_000
+#: Level of the compressors, and the largest window that a stranger's file may ask for, in bytes.
+ZSTD_LEVEL, GZIP_LEVEL, MAX_WINDOW = 19, 9, 1 << 27
+#: What a damaged archive raises.
+_ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, zstandard.ZstdError)
+ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
+
+
+def write_archive(folder: Path, out: Path) -> None:
+    """The folder, under its own name, as ``out`` (.tar.zst or .tar.gz), which appears when it is whole.
+
+    Names are sorted, times, owners and modes are always the same (see reproducible-builds.org, "Archive metadata").
+
+    Raises:
+        BadInput: another suffix.
+    """
+    check_suffix(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
+        part = Path(file.name)
+        try:
+            with _compressing(cast(BinaryIO, file), out) as stream, tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+                for path in [folder, *sorted(folder.rglob("*"))]:
+                    add(archive, path, f"{folder.name}/{path.relative_to(folder)}" if path != folder else folder.name)
+            file.flush()
+            part.chmod(0o644)
+            part.replace(out)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+
+
+def check_suffix(out: Path) -> None:
+    """
+    Raises:
+        BadInput: neither .tar.zst nor .tar.gz.
+    """
+    if not out.name.endswith(SUFFIXES):
+        raise BadInput(f"{out}: a bundle's name ends in {' or '.join(SUFFIXES)}", hint=f"--out {out.name.split('.')[0] or 'camera'}.bundle.tar.zst")
+
+
+def add(archive: tarfile.TarFile, path: Path, name: str) -> None:
+    """With the same time, owner and mode whatever the file has."""
+    entry = tarfile.TarInfo(name)
+    entry.mode, entry.mtime = (0o755, 0) if path.is_dir() else (0o644, 0)
+    if path.is_dir():
+        entry.type = tarfile.DIRTYPE
+        archive.addfile(entry)
+        return
+    entry.size = path.stat().st_size
+    with path.open("rb") as file:
+        archive.addfile(entry, file)
+
+
+@contextlib.contextmanager
+def _compressing(file: BinaryIO, out: Path) -> Iterator[BinaryIO]:
+    if out.name.endswith(".tar.gz"):
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=file, mtime=0) as packed:
+            yield cast(BinaryIO, packed)
+    else:
+        with zstandard.ZstdCompressor(level=ZSTD_LEVEL).stream_writer(file, closefd=False) as stream:
+            yield cast(BinaryIO, stream)
+
+
+def unpack_archive(path: Path, folder: Path) -> Path:
+    """Unpack a stranger's archive into ``folder``, which is made and appears when all is there; returns the one folder that it holds.
+
+    Only files and folders, with plain relative names of which none comes twice, are taken.
+
+    Raises:
+        BadInput: anything else, a damaged archive, or one that unpacks to too much.
+    """
+    with new_folder(folder) as scratch:
+        try:
+            with path.open("rb") as file, _decompressing(path, file) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+                _unpack(path, archive, scratch)
+        except FileNotFoundError:
+            raise BadInput(f"{path}: no such file", hint="make one with: edge pack ARTIFACT... --device NAME --out FILE") from None
+        except _ERRORS as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise BadInput(f"{path}: not a readable bundle: {error}", hint="copy it again") from error
+        found = list(scratch.iterdir())
+        if len(found) != 1 or not found[0].is_dir():
+            raise BadInput(f"{path}: it holds {len(found)} entries at its top, a bundle is one folder")
+        name = found[0].name
+    return folder / name
+
+
+def _unpack(path: Path, archive: tarfile.TarFile, scratch: Path) -> None:
+    names: set[str] = set()
+    left = MAX_BYTES
+    for entry in archive:
+        name = entry.name.removesuffix("/")
+        target = inside(scratch, name)
+        # names that differ in case are one file on some systems
+        if name.casefold() in names:
+            raise BadInput(f"{path}: {name!r} stands in it twice")
+        names.add(name.casefold())
+        left -= entry.size
+        if left < 0 or len(names) > MAX_ENTRIES:
+            raise BadInput(f"{path}: it unpacks to more than {MAX_BYTES >> 30} GiB, or to more than {MAX_ENTRIES:,} files")
+        if entry.isdir():
+            target.mkdir(parents=True, exist_ok=True)
+        elif entry.isreg() and not entry.issparse():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as out:
+                shutil.copyfileobj(cast(IO[bytes], archive.extractfile(entry)), out, 1 << 20)
+        else:
+            raise BadInput(
+                f"{path}: {name!r} is neither a file nor a folder", hint="a bundle holds no links and no devices; it was not made by edge pack"
+            )
+
+
+@contextlib.contextmanager
+def _decompressing(path: Path, file: BinaryIO) -> Iterator[BinaryIO]:
+    magic = file.read(4)
+    file.seek(0)
+    if magic == ZSTD_MAGIC:
+        with zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(file, closefd=False) as stream:
+            yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream)))
+    elif magic[:2] == GZIP_MAGIC:
+        with gzip.GzipFile(fileobj=file, mode="rb") as packed:
+            yield cast(BinaryIO, packed)
+    else:
+        raise BadInput(f"{path}: neither zstd nor gzip, so no bundle", hint="bundles are made by: edge pack ARTIFACT... --device NAME --out FILE")

@@ -1,0 +1,15 @@
+"""``python3 -m run COMMAND``, in the folder of a bundle. An old Python must be able to read this file, to say that it is too old."""
+
+import sys
+
+if sys.version_info < (3, 8):
+    sys.exit(
+        "bundle: this is Python %d.%d, and 3.8 or newer is needed; next: name another one, e.g. python3.9 -m run self-test" % sys.version_info[:2]
+    )
+
+sys.dont_write_bytecode = True  # the folder may be read-only, and its checksums are of what was packed
+
+from .commands import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,143 @@
+"""``infer`` and ``serve``: the model on pictures, arrays and frames; a line of JSON for each on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any, BinaryIO, Callable, Dict, Iterator, Optional, Tuple
+
+from .bundle import Refused
+from .model import loaded
+
+#: Classes that are told, the likeliest first.
+TOP = 5
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
+#: Seconds between two looks at a folder.
+INTERVAL = 0.2
+#: What it is called, and the model's first input, [1, ...].
+Frame = Tuple[str, Any]
+
+
+def run_frames(manifest: Dict[str, Any], artifact: Dict[str, Any], frames: Iterator[Frame], threads: int) -> int:
+    """Every frame through the model; returns how many there were.
+
+    Raises:
+        Refused: the model does not load, or does not take a frame.
+    """
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # stdout is for the answers: runtimes are chatty
+    count = 0
+    with loaded(artifact, threads) as infer:
+        for name, frame in frames:
+            began = time.perf_counter()
+            try:
+                outputs = infer([frame])
+            except Exception as error:  # whatever a runtime raises
+                raise Refused("%s: the model does not take %s: %s" % (name, list(frame.shape), " ".join(str(error).split())[-300:])) from None
+            line = {"frame": name, "ms": round(1e3 * (time.perf_counter() - began), 3), **_told(outputs, manifest["labels"])}
+            answer.write(json.dumps(line) + "\n")
+            answer.flush()
+            count += 1
+    return count
+
+
+def _told(outputs: Any, labels: Any) -> Dict[str, Any]:
+    """The likeliest classes of a classifier; of anything else the outputs as they are."""
+    first = outputs[0]
+    if len(outputs) > 1 or first.ndim != 2 or first.shape[1] < 2:
+        return {"outputs": [output.tolist() for output in outputs]}
+    best = first[0].argsort()[::-1][:TOP]
+    return {"top": [{"class": int(each), **({"label": labels[each]} if labels else {}), "value": float(first[0, each])} for each in best]}
+
+
+def preparer(manifest: Dict[str, Any]) -> Callable[[Any], Any]:
+    """Pixels, uint8 [H, W, 3], to the model's input.
+
+    Raises:
+        Refused: the bundle does not say how.
+    """
+    how = manifest["preprocessing"]
+    if how is None:
+        raise Refused("this bundle does not say how a picture becomes an input", "send arrays: --input FILE.npy; or pack it with --preprocessing")
+    from .images import preprocess
+
+    return lambda pixels: preprocess(pixels, how)
+
+
+def pictures(manifest: Dict[str, Any], paths: Iterator[str]) -> Iterator[Frame]:
+    from .images import read_image
+
+    prepare = preparer(manifest)
+    for path in paths:
+        yield path, prepare(read_image(path))
+
+
+def arrays(paths: Iterator[str]) -> Iterator[Frame]:
+    """Each row of .npy files [N, ...]."""
+    import numpy as np
+
+    for path in paths:
+        try:
+            found = np.load(path, allow_pickle=False, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise Refused("%s cannot be read: %s" % (path, error)) from None
+        for row in range(len(found) if found.ndim else 0):
+            yield "%s[%d]" % (path, row), np.ascontiguousarray(found[row : row + 1])
+
+
+def raw_frames(manifest: Dict[str, Any], source: BinaryIO, width: int, height: int, channels: int) -> Iterator[Frame]:
+    """Frames that follow each other without anything between them: uint8 [height, width, channels], as ``ffmpeg -f rawvideo`` writes them."""
+    import numpy as np
+
+    prepare, size, number = preparer(manifest), width * height * channels, 0
+    while True:
+        data = source.read(size)
+        if not data:
+            return
+        if len(data) < size:
+            raise Refused(
+                "the last frame has %d bytes of %d" % (len(data), size), "is it really %d x %d with %d channels?" % (width, height, channels)
+            )
+        pixels = np.frombuffer(data, np.uint8).reshape(height, width, channels)
+        yield str(number), prepare(np.repeat(pixels, 3, axis=2) if channels == 1 else pixels)
+        number += 1
+
+
+def watched(folder: str, once: bool = False) -> Iterator[str]:
+    """Pictures as they come into a folder, each once; one is taken when it has not grown between two looks."""
+    if not os.path.isdir(folder):
+        raise Refused("%s is not a folder" % folder)
+    taken, seen = set(), {}  # type: ignore[var-annotated]
+    while True:
+        found = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."}
+        for name in sorted(found):
+            if name not in taken and (once or seen.get(name) == found[name]):
+                taken.add(name)
+                yield os.path.join(folder, name)
+        if once:
+            return
+        taken &= set(found)  # a name that is gone may come again
+        seen = found
+        time.sleep(INTERVAL)
+
+
+def forgiving(frames: Callable[[str], Frame], paths: Iterator[str]) -> Iterator[Frame]:
+    """The frames of a folder, of which one that cannot be read stops nothing."""
+    for path in paths:
+        try:
+            yield frames(path)
+        except Refused as refusal:
+            sys.stderr.write("bundle: %s\n" % refusal)
+
+
+def parsed_size(text: Optional[str]) -> Tuple[int, int]:
+    """``640x480``: width, height."""
+    try:
+        width, height = map(int, str(text).lower().split("x"))
+    except ValueError:
+        raise Refused("%s is not WIDTHxHEIGHT" % text, "e.g. --stdin 640x480") from None
+    if min(width, height) < 1:
+        raise Refused("%s is not WIDTHxHEIGHT" % text, "e.g. --stdin 640x480")
+    return width, height

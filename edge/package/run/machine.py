@@ -1,0 +1,90 @@
+"""What this machine is: asked before a runtime is loaded, for a library that was built for another processor kills the process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from typing import Any, Dict, FrozenSet, Iterator
+
+from .bundle import ROOT, SITE
+
+ARCHS = {"x86_64": "x86", "amd64": "x86", "i686": "x86"}
+
+
+def arch() -> str:
+    """``x86`` or ``arm``, as the manifest names them."""
+    machine = platform.machine().lower()
+    if machine.startswith(("aarch64", "arm")):
+        return "arm"
+    return ARCHS.get(machine, machine)
+
+
+def flags() -> FrozenSet[str]:
+    return frozenset((cpuinfo().get("flags") or cpuinfo().get("Features") or "").split())
+
+
+def cpuinfo() -> Dict[str, str]:
+    """The first value of each field of /proc/cpuinfo."""
+    found: Dict[str, str] = {}
+    for line in _text("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        found.setdefault(name.strip(), value.strip())
+    return found
+
+
+def names() -> str:
+    """What the machine says of itself: the board's model, and its processor."""
+    cpu = cpuinfo()
+    return "\n".join([_text("/proc/device-tree/model").strip("\0\n "), *(cpu.get(field, "") for field in ("model name", "Model", "Hardware"))])
+
+
+def emulated() -> bool:
+    """Whether qemu's user emulation runs this process: it hides its own command line in /proc/self, and not in that of the thread."""
+    command = _text("/proc/self/task/%d/cmdline" % os.getpid()).split("\0")[0]
+    return os.path.basename(command).startswith("qemu-")
+
+
+def misfits(manifest: Dict[str, Any]) -> Iterator[str]:
+    """A sentence for each thing that the device of the bundle has and this machine lacks."""
+    device, have = manifest["device"], flags()
+    if arch() != device["arch"]:
+        yield "this processor is %s, and the bundle is for %s, which is %s" % (platform.machine(), device["name"], device["arch"])
+        return
+    lacking = [flag for flag in device["flags"] if flag not in have]
+    if lacking:
+        yield "this processor lacks %s, which %s has: what was measured there does not hold here" % (", ".join(lacking), device["name"])
+    for artifact in manifest["artifacts"]:
+        if artifact["any_flag"] and not have & set(artifact["any_flag"]):
+            yield "%s needs a processor with one of %s" % (artifact["name"], ", ".join(artifact["any_flag"]))
+
+
+def missing_packages(artifact: Dict[str, Any]) -> Iterator[str]:
+    """A sentence for each package that an artifact needs and that is not here, or in another version than one of those that it was packed for."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    mend = "python3 -m pip install --require-hashes -r %s" % artifact["requirements"]
+    if os.path.isdir(os.path.join(ROOT, "wheels")):
+        mend = "python3 -m run install DIR, which unpacks the wheels"
+    for package, accepted in sorted(artifact["packages"].items()):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            yield "%s is not installed, and %s needs it; next: %s" % (package, artifact["name"], mend)
+            continue
+        if accepted and found not in accepted:
+            yield "%s is here in version %s, and %s was packed for %s; next: %s" % (package, found, artifact["name"], " or ".join(accepted), mend)
+
+
+def use_site() -> None:
+    """Find the wheels that were unpacked beside the bundle."""
+    if os.path.isdir(SITE) and SITE not in sys.path:
+        sys.path.insert(0, SITE)
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""

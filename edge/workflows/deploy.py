@@ -1,0 +1,36 @@
+"""A bundle onto a board over ssh: checked here, proven there, and current only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edge.devices.ssh import Installed, SshTarget
+from edge.errors import BadInput
+from edge.files import sha256_of
+from edge.package.run.bundle import SUMS
+from edge.workflows.inspect import checked_bundle, unpacked
+
+#: Where bundles lie on a board, unless something else is said.
+INTO = "~/edge-bundles"
+
+
+def deploy(path: Path, target: SshTarget, into: str = INTO, key: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Installed:
+    """Install a bundle there, in a folder named by its checksums; the version before stays for `roll_back`.
+
+    Raises:
+        BadInput: no bundle, an unsafe or a damaged one. CheckFailed: a wrong signature, or the self-test failed there.
+    """
+    with unpacked(path, key) as folder:
+        bundle = checked_bundle(folder)
+        if bundle.name != folder.name:
+            raise BadInput(f"{path}: its folder is {folder.name!r} and its name {bundle.name!r}", hint="it was not made by edge pack")
+        for reason in bundle.forced:
+            say(f"packed with --force: {reason}")
+        say(f"{bundle.name}: checked; copying it to {target.name}")
+        return target.install(folder, bundle.name, sha256_of(folder / SUMS)[:12], into)
+
+
+def roll_back(name: str, target: SshTarget, into: str = INTO) -> Installed:
+    """See `edge.devices.ssh.SshTarget.roll_back`."""
+    return target.roll_back(name, into)

@@ -1,0 +1,76 @@
+"""What a path on the desk holds: a bundle, packed or unpacked, or an artifact. Every file is held to its checksum; nothing is run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.artifact import Artifact, load_artifact
+from edge.errors import BadInput
+from edge.files import inside, read_limited
+from edge.package.archive import unpack_archive
+from edge.package.manifest import Bundle, read_bundle
+from edge.package.run.bundle import MANIFEST, SUMS
+from edge.package.signature import public_key, verify
+
+MAX_SUMS = 4 << 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """One of the two; ``bytes`` of a bundle's file."""
+
+    bundle: Bundle | None = None
+    artifact: Artifact | None = None
+    bytes: int | None = None
+
+
+def inspect_path(path: Path, key: Path | None = None) -> Found:
+    """
+    Raises:
+        BadInput: neither a bundle nor an artifact, or a damaged one. CheckFailed: the signature is not by the key.
+    """
+    if path.is_dir():
+        if key:
+            raise BadInput(f"{path}: only the bundle's file has a signature", hint="name the .tar.zst or .tar.gz file")
+        return Found(bundle=checked_bundle(path)) if (path / MANIFEST).is_file() else Found(artifact=load_artifact(path))
+    with unpacked(path, key) as folder:
+        return Found(bundle=checked_bundle(folder), bytes=path.stat().st_size)
+
+
+@contextlib.contextmanager
+def unpacked(path: Path, key: Path | None) -> Iterator[Path]:
+    """A bundle's folder, for as long as the block runs; the signature comes first.
+
+    Raises:
+        BadInput: no bundle, or an unsafe one. CheckFailed: the signature is not by the key.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file", hint="make a bundle with: edge pack ARTIFACT... --device NAME --out FILE")
+    if key:
+        verify(path, public_key(key))
+    with tempfile.TemporaryDirectory(prefix="edge-bundle.") as scratch:
+        yield unpack_archive(path, Path(scratch, "unpacked"))
+
+
+def checked_bundle(folder: Path) -> Bundle:
+    """The manifest of a bundle's folder, every file of which is what its list of checksums says.
+
+    Raises:
+        BadInput: one is missing, or another.
+    """
+    text = read_limited(folder / SUMS, MAX_SUMS, "list of checksums").decode(errors="replace")
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
+    for name, digest in listed.items():
+        path = inside(folder, name)
+        if not path.is_file():
+            raise BadInput(f"{path}: listed in {SUMS}, and not there", hint="copy the bundle again")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise BadInput(f"{path}: not what was packed: its sha256 is another than in {SUMS}", hint="copy the bundle again")
+    if stray := next((path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() not in {*listed, SUMS}), None):
+        raise BadInput(f"{stray}: not in {SUMS}", hint="it was put there after the bundle was packed")
+    return read_bundle(folder)

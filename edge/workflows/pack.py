@@ -1,0 +1,240 @@
+"""From proven artifacts and what is known of them to a bundle for a device."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+
+from edge.artifact import Artifact, load_artifact
+from edge.bench.launch import SPEC_VERSION, WORKER
+from edge.bench.measure import BenchRequest
+from edge.bench.results import Results, read_results
+from edge.bench.scenarios import timing
+from edge.bench.verdict import Check, Verdict, check
+from edge.bench.worker.machine import TELLING_FLAGS
+from edge.datasets.known import known_pictures
+from edge.datasets.preprocessing import Preprocessing
+from edge.devices.local import LocalTarget
+from edge.devices.profile import Profile, load_profile
+from edge.errors import BadInput, CheckFailed
+from edge.export.parity import THRESHOLDS
+from edge.export.support import cell_of
+from edge.files import read_limited
+from edge.package.archive import check_suffix, write_archive
+from edge.package.build import Content, Item, build
+from edge.package.manifest import Bundle, Limits, PackedDevice
+from edge.package.signature import private_key, sign
+from edge.vocabulary import Arch, Precision
+
+Progress = Callable[[int, int, str], None]
+#: Larger files of labels and licences are refused, in bytes.
+MAX_TEXT = 4 << 20
+NOT_JUDGED = "no results were given: edge pack --results FILE"
+
+
+@dataclass(frozen=True)
+class PackRequest:
+    """What to pack.
+
+    Attributes:
+        artifacts: folders. device: name or file of a profile. results: files of `edge bench`, for the verdict.
+        preprocessing: how a picture becomes an input; without it that of the data set that judged. labels: a line a class.
+        wheels: a folder of them for the device. key: that signs. packs: see `edge.package.build.Content`.
+        force: pack what failed its gate or its verdict too, marked.
+    """
+
+    artifacts: Sequence[Path]
+    device: str
+    out: Path
+    results: Sequence[Path] = ()
+    preprocessing: Preprocessing | None = None
+    labels: Path | None = None
+    wheels: Path | None = None
+    licences: Sequence[Path] = ()
+    key: Path | None = None
+    packs: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What came of it; ``signature`` where it was signed."""
+
+    bundle: Bundle
+    path: Path
+    bytes: int
+    signature: Path | None
+
+
+def pack(request: PackRequest, progress: Progress = lambda *_: None) -> Packed:
+    """Write the bundle, and its signature where a key is named.
+
+    Raises:
+        BadInput: an artifact, a profile or another file that cannot be used, or that is not for the device.
+        CheckFailed: an artifact failed its parity gate or its verdict, and nothing was forced.
+    """
+    check_suffix(request.out)
+    key = private_key(request.key) if request.key else None
+    profile = load_profile(request.device)
+    artifacts = [load_artifact(folder) for folder in request.artifacts]
+    _check_fit(artifacts, profile)
+    results = Results(cells=tuple(cell for path in request.results for cell in read_results(path).cells))
+    found = check(results.cells, profile) if results.cells else None
+    verdicts = {artifact.name: _verdict_of(artifact, found, results) for artifact in artifacts}
+    refused = tuple(_refusals(artifacts, verdicts, profile))
+    if refused and not request.force:
+        raise CheckFailed(f"not packed: {'; '.join(refused)}", hint="mend it, leave that artifact out, or mark the bundle: --force")
+    content = _content(request, profile, artifacts, verdicts, refused, results, found)
+    with tempfile.TemporaryDirectory(prefix="edge-pack.") as scratch:
+        folder = Path(scratch, content.name)
+        folder.mkdir()
+        bundle = build(content, folder, progress)
+        write_archive(folder, request.out)
+    return Packed(bundle, request.out, request.out.stat().st_size, sign(request.out, key) if key else None)
+
+
+def _check_fit(artifacts: Sequence[Artifact], profile: Profile) -> None:
+    names = [artifact.name for artifact in artifacts]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise BadInput(f"{double} is named twice", hint="pack each artifact once")
+    for artifact in artifacts:
+        arch = artifact.manifest.target_arch
+        if arch not in (Arch.ANY, profile.arch):
+            raise BadInput(f"{artifact.name} is for {arch.value}, and {profile.name} is {profile.arch.value}", hint="name the artifact for it")
+        artifact.vectors()  # a damaged one is found here, not on the device
+
+
+def _verdict_of(artifact: Artifact, found: Check | None, results: Results) -> Verdict | None:
+    """Of this very artifact: the same name and the same size."""
+    sizes = {cell.size.value for cell in results.cells if cell.artifact == artifact.name}
+    if sizes and artifact.size not in sizes:
+        raise BadInput(
+            f"{artifact.folder}: the results are of another export of {artifact.name}", hint="measure again: edge bench ARTIFACT --out FILE"
+        )
+    return next((verdict for verdict in found.cells if verdict.artifact == artifact.name), None) if found and sizes else None
+
+
+def _refusals(artifacts: Sequence[Artifact], verdicts: dict[str, Verdict | None], profile: Profile) -> Iterator[str]:
+    for artifact in artifacts:
+        parity, verdict = artifact.manifest.parity, verdicts[artifact.name]
+        if parity.passed is False:
+            yield f"{artifact.name} failed its parity gate: {parity.reason}"
+        if verdict and verdict.verdict == "FAIL":
+            yield f"{artifact.name} will not live on {profile.name}: {_failed(verdict)}"
+        elif artifact.size > profile.storage_limit:
+            yield f"{artifact.name} has {artifact.size:,} bytes, {profile.name} has room for {profile.storage_limit:,}"
+
+
+def _failed(verdict: Verdict) -> str:
+    return ", ".join(f"{budget.name.replace('_', ' ')}: {budget.says}" for budget in verdict.budgets if budget.verdict == "FAIL")
+
+
+def _content(
+    request: PackRequest,
+    profile: Profile,
+    artifacts: Sequence[Artifact],
+    verdicts: dict[str, Verdict | None],
+    refused: tuple[str, ...],
+    results: Results,
+    found: Check | None,
+) -> Content:
+    known, classes = known_pictures(artifacts[0].manifest.provenance.dataset)
+    preprocessing = request.preprocessing or known
+    tool = distribution("paddle-edge")
+    best = _best(artifacts, found)
+    data = {"LICENSE": (tool.read_text("licenses/LICENSE") or "").encode()}
+    if found:
+        mine = {artifact.name for artifact in artifacts}
+        kept = tuple(cell for cell in results.cells if cell.artifact in mine)
+        data |= {"results.json": Results(cells=kept).model_dump_json(indent=1).encode(), "verdict.json": found.model_dump_json(indent=1).encode()}
+    return Content(
+        name=_name(request.out),
+        tool=f"paddle-edge {tool.version}",
+        device=_device(profile),
+        items=tuple(_item(artifact, verdicts[artifact.name]) for artifact in artifacts),
+        best=best.name,
+        worker=WORKER,
+        bench=_bench(BenchRequest(LocalTarget())),
+        preprocessing=None if preprocessing is None else asdict(preprocessing),
+        labels=_labels(request.labels) if request.labels else classes,
+        data=data,
+        wheels=_wheels(request.wheels),
+        licences=_licences(request.licences),
+        forced=refused,
+        packs=request.packs,
+        fp32_model=_fp32(best, artifacts, results),
+    )
+
+
+def _name(out: Path) -> str:
+    """``camera`` of ``camera.bundle.tar.zst``."""
+    return out.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".tar").removesuffix(".bundle")
+
+
+def _best(artifacts: Sequence[Artifact], found: Check | None) -> Artifact:
+    """That of the best verdict, else the first that was named."""
+    order = [verdict.artifact for verdict in found.cells] if found else []
+    return min(artifacts, key=lambda artifact: order.index(artifact.name) if artifact.name in order else len(order))
+
+
+def _device(profile: Profile) -> PackedDevice:
+    flags = tuple(flag for flag in TELLING_FLAGS if all(flag in cluster.isa for cluster in profile.clusters))
+    return PackedDevice(name=profile.name, title=profile.title, arch=profile.arch, flags=flags, identity=profile.identity)
+
+
+def _item(artifact: Artifact, verdict: Verdict | None) -> Item:
+    manifest = artifact.manifest
+    limits, cell = THRESHOLDS[manifest.precision], cell_of(manifest.format, manifest.precision, manifest.target_arch)
+    held = manifest.parity.real or manifest.precision is Precision.FP32
+    return Item(
+        artifact,
+        Limits(max_rel=limits.max_rel, cosine=limits.cosine, agreement=limits.agreement if held else None),
+        cell.cpu_flags if cell else (),
+        verdict.verdict if verdict else None,
+        (_failed(verdict) or verdict.cell) if verdict else NOT_JUDGED,
+    )
+
+
+def _bench(request: BenchRequest) -> dict[str, object]:
+    """What `edge bench` asks for where nothing else is said."""
+    settings = {**timing(request.scenario, request.warmup), "growth_seconds": request.growth_seconds}
+    seconds = 2 * max(request.scenario.max_seconds, request.scenario.seconds) + request.warmup[1]
+    return {"spec_version": SPEC_VERSION, "repeats": request.repeats, "seconds": seconds, "settings": settings}
+
+
+def _fp32(best: Artifact, artifacts: Sequence[Artifact], results: Results) -> int | None:
+    """Bytes of the fp32 model in the best one's format."""
+    wanted = (best.manifest.model, best.manifest.format, Precision.FP32)
+    packed = (each.size for each in artifacts if (each.manifest.model, each.manifest.format, each.manifest.precision) == wanted)
+    known = (cell.size.value for cell in results.cells if (cell.model, cell.format, cell.precision) == wanted and cell.size.value)
+    return next((int(size) for size in (*packed, *known)), None)
+
+
+def _labels(path: Path) -> tuple[str, ...]:
+    try:
+        found = read_limited(path, MAX_TEXT, "file of labels").decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text: {error}") from error
+    if any(len(line) > 1000 for line in found):
+        raise BadInput(f"{path}: a label in it is longer than 1000 characters", hint="a line a class")
+    return tuple(found)
+
+
+def _wheels(folder: Path | None) -> tuple[Path, ...]:
+    if folder is None:
+        return ()
+    found = tuple(sorted(folder.glob("*.whl")))
+    if not found:
+        raise BadInput(f"{folder}: no wheel is in it", hint="fill it, e.g.: pip download --dest DIR --only-binary=:all: onnxruntime")
+    return found
+
+
+def _licences(paths: Sequence[Path]) -> tuple[Path, ...]:
+    for path in paths:
+        read_limited(path, MAX_TEXT, "licence")
+    if len({path.name for path in paths}) < len(paths):
+        raise BadInput("two licences have the same file name", hint="rename one")
+    return tuple(paths)

@@ -1,0 +1,277 @@
+"""A bundle: packed, unpacked, proven, installed, measured and used, each by the command that a user types."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from edge.artifact import load_artifact
+from edge.bench.results import read_results
+from edge.files import sha256_of
+from edge.package.manifest import read_bundle
+from edge.package.run.bundle import SUMS
+from tests.conftest import Demo, edit_manifest, run_edge
+from tests.package.conftest import STUDENT, run_bundle
+
+INT8, FP32, PADDLE = (f"{STUDENT}-{cell}" for cell in ("onnx-int8", "onnx-fp32", "paddle-inference-fp32"))
+OLD = Path.home() / ".pyenv/versions"
+
+
+def change_bundle(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change ``bundle.json`` as an attacker would, with its checksum."""
+    raw = json.loads((folder / "bundle.json").read_text())
+    change(raw)
+    (folder / "bundle.json").write_text(json.dumps(raw))
+    list_again(folder)
+
+
+def list_again(folder: Path) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    (folder / SUMS).write_text("".join(f"{sha256_of(path)}  {path.relative_to(folder)}\n" for path in paths))
+
+
+def test_the_self_test_passes_and_writes_nothing(unpacked: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in unpacked.rglob("*")}
+    if os.geteuid():
+        pytest.skip("a read-only file system needs root")
+    command = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && cd "$1" && ! touch x 2>/dev/null && exec "$2" -m run self-test --json'
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", command, "sh", unpacked, sys.executable], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["passed"] and len(found["checks"]) == 8 and all(check["problem"] is None for check in found["checks"])
+    assert {path: path.stat().st_mtime_ns for path in unpacked.rglob("*")} == before
+    assert subprocess.run(["sha256sum", "--quiet", "-c", SUMS], cwd=unpacked).returncode == 0
+
+
+def test_the_same_content_gives_the_same_bytes(packed: Path, demo: Demo, profile: Path, tmp_path: Path) -> None:
+    artifacts = [demo.artifacts / name for name in (FP32, INT8, PADDLE)]
+    again = tmp_path / packed.name
+    ran = run_edge("pack", *artifacts, "--device", profile, "--results", demo.folder / "results.json", "--out", again, TZ="Asia/Tokyo", UMASK="077")
+    assert ran.code == 0 and again.read_bytes() == packed.read_bytes()
+
+
+def test_any_flipped_bit_and_any_missing_file_is_found(unpacked: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths = sorted(path for path in unpacked.rglob("*") if path.is_file() and "run" not in path.relative_to(unpacked).parts[:1])
+    for path in [unpacked / SUMS, unpacked / "bundle.json", *rng.choice(np.array(paths, object), 8, replace=False)]:
+        kept = path.read_bytes()
+        damaged = bytearray(kept)
+        damaged[int(rng.integers(len(kept)))] ^= 1 << int(rng.integers(7))
+        path.write_bytes(bytes(damaged))
+        ran = run_bundle(unpacked, "self-test")
+        assert ran.code in (1, 2) and "Traceback" not in ran.err and ("FAIL" in ran.out or ran.err.startswith("bundle: ")), path
+        path.unlink()
+        gone = run_bundle(unpacked, "self-test")
+        assert gone.code in (1, 2) and path.name in gone.out + gone.err and "Traceback" not in gone.err, path
+        path.write_bytes(kept)
+
+
+def test_another_processor_is_told_before_anything_is_loaded(unpacked: Path) -> None:
+    change_bundle(unpacked, lambda raw: raw["device"].update(flags=["asimddp", *raw["device"]["flags"]]))
+    ran = run_bundle(unpacked, "self-test")
+    assert ran.code == 1 and "FAIL  this processor lacks asimddp, which desk has" in ran.out and "outputs" not in ran.out
+    change_bundle(unpacked, lambda raw: raw["device"].update(arch="arm"))
+    ran = run_bundle(unpacked, "self-test")
+    assert ran.code == 1 and "and the bundle is for desk, which is arm" in ran.out
+
+
+def test_other_outputs_and_a_crash_are_sentences(unpacked: Path) -> None:
+    change_bundle(unpacked, lambda raw: raw["artifacts"][0]["limits"].update(max_rel=1e-12))
+    ran = run_bundle(unpacked, "self-test", "--artifact", FP32)
+    assert ran.code == 1 and "x max|output| from those that are expected, allowed are 1e-12" in ran.out
+    (unpacked / "edge_worker/runtimes/onnx.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n")
+    list_again(unpacked)
+    ran = run_bundle(unpacked, "self-test", "--artifact", FP32)
+    assert ran.code == 1 and "SIGILL" in ran.out and "an instruction that this processor does not have" in ran.out
+
+
+@pytest.mark.parametrize("version", ["2.7.18", "3.6.15", "3.7.16"])
+def test_an_old_python_is_told(unpacked: Path, version: str) -> None:
+    python = OLD / version / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"no Python {version} here")
+    ran = run_bundle(unpacked, "self-test", python=python)
+    assert ran.code == 1 and f"this is Python {version[:3]}, and 3.8 or newer is needed" in ran.err
+
+
+def test_python_3_8_without_packages_says_what_is_missing_and_installs(unpacked: Path, tmp_path: Path) -> None:
+    python = next(iter(sorted(OLD.glob("3.8.*/bin/python"))), None)
+    if python is None:
+        pytest.skip("no Python 3.8 here")
+    ran = run_bundle(unpacked, "self-test", python=python)
+    assert ran.code == 1 and f"onnxruntime is not installed, and {FP32} needs it" in ran.out and "pip install --require-hashes" in ran.out
+    assert run_bundle(unpacked, "install", tmp_path / "there", python=python).code == 0
+    assert load_artifact(tmp_path / "there" / "artifacts" / INT8).manifest.parity.passed
+
+
+def test_what_is_installed_is_the_artifact_bit_for_bit_and_proves_itself(unpacked: Path, demo: Demo, tmp_path: Path) -> None:
+    assert (unpacked / "artifacts" / FP32 / "model.onnx.packed").is_file()
+    ran = run_bundle(unpacked, "install", tmp_path / "there")
+    assert ran.code == 0, ran.err
+    for name in (FP32, INT8, PADDLE):
+        for path in (path for path in (demo.artifacts / name).rglob("*") if path.is_file()):
+            assert (tmp_path / "there/artifacts" / name / path.relative_to(demo.artifacts / name)).read_bytes() == path.read_bytes()
+    assert run_bundle(tmp_path / "there", "self-test").code == 0
+    again = run_bundle(unpacked, "install", tmp_path / "there")
+    assert again.code == 2 and "is there already" in again.err
+    sizes = read_bundle(unpacked).sizes
+    assert sizes and sizes.installed == pytest.approx(sum(p.stat().st_size for p in (tmp_path / "there").rglob("*") if p.is_file()), rel=0.05)
+
+
+def test_a_full_disk_leaves_nothing_half_installed(unpacked: Path, tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("a small disk needs root")
+    small = tmp_path / "small"
+    small.mkdir()
+    command = 'mount -t tmpfs -o size=200k tmpfs "$1" && cd "$2" && "$3" -m run install "$1/there"; code=$?; ls -A "$1"; exit $code'
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", command, "sh", small, unpacked, sys.executable], capture_output=True, text=True)
+    assert done.returncode == 2 and "No space left on device" in done.stderr and done.stdout == ""
+
+
+def test_what_the_device_measures_goes_straight_into_the_report(unpacked: Path, profile: Path, tmp_path: Path) -> None:
+    change_bundle(unpacked, lambda raw: raw["bench"]["settings"]["scenario"].update(min_seconds=0.1))
+    ran = run_bundle(unpacked, "bench", "--artifact", INT8, "--out", tmp_path / "there.json")
+    assert ran.code == 0, ran.err
+    (cell,) = read_results(tmp_path / "there.json").cells
+    assert cell.status.value == "ok" and cell.device == "desk" and cell.artifact == INT8
+    assert cell.latency.p50.value and cell.memory.peak_rss.value and len(cell.processes) == 3
+    assert run_edge("report", tmp_path / "there.json", "--out", tmp_path / "page.html").code == 0
+    assert run_edge("compare", tmp_path / "there.json", tmp_path / "there.json").code == 0
+    ran = run_edge("check", tmp_path / "there.json", "--device", profile, "--json")
+    latency = next(budget for budget in json.loads(ran.out)["budgets"] if budget["name"] == "latency_p99")
+    assert latency["provenance"] == "measured" and latency["verdict"] == "PASS"
+
+
+@pytest.mark.parametrize("change", ['{"kind": "bundle-bench"}', '{"kind": "bundle-bench", "schema_version": 1, "records": [1]}'])
+def test_a_damaged_measurement_is_one_sentence(tmp_path: Path, change: str) -> None:
+    (tmp_path / "x.json").write_text(change)
+    ran = run_edge("report", tmp_path / "x.json")
+    assert ran.code == 2 and ran.err.startswith("edge: ") and "Traceback" not in ran.err
+
+
+def test_pictures_arrays_and_frames_go_through_the_model(unpacked: Path, tmp_path: Path) -> None:
+    digits = load_digits()
+    pictures = [np.pad(np.kron(image / 16 * 255, np.ones((3, 3))), 2).astype(np.uint8) for image in digits.images[:10]]
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    Image.fromarray(pictures[3]).convert("RGB").save(tmp_path / "three.ppm")
+    by_picture = lines(run_bundle(unpacked, "infer", "--image", *sorted(tmp_path.glob("*.png"))).out)
+    assert sum(line["top"][0]["label"] == str(label) for line, label in zip(by_picture, digits.target, strict=False)) >= 8
+    frames = b"".join(np.stack([picture] * 3, -1).tobytes() for picture in pictures)
+    assert answers(run_bundle(unpacked, "serve", "--stdin", "28x28", stdin=frames).out) == answers_of(by_picture)
+    grey = b"".join(picture.tobytes() for picture in pictures)
+    assert answers(run_bundle(unpacked, "serve", "--stdin", "28x28", "--grey", stdin=grey).out) == answers_of(by_picture)
+    assert answers(run_bundle(unpacked, "infer", "--image", tmp_path / "three.ppm").out) == answers_of(by_picture[3:4])
+    (tmp_path / "junk.png").write_bytes(b"no picture")
+    watched = run_bundle(unpacked, "serve", "--watch", tmp_path, "--once")
+    assert watched.code == 0 and len(lines(watched.out)) == 11 and "junk.png is not a readable picture" in watched.err
+    np.save(tmp_path / "x.npy", np.zeros((2, 1, 28, 28), np.float32))
+    assert len(lines(run_bundle(unpacked, "infer", "--input", tmp_path / "x.npy").out)) == 2
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def answers(text: str) -> list[Any]:
+    return answers_of(lines(text))
+
+
+def answers_of(found: list[dict[str, Any]]) -> list[Any]:
+    return [line["top"] for line in found]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("infer",), "name pictures or arrays"),
+        (("infer", "--image", "nowhere.png"), "nowhere.png cannot be read"),
+        (("infer", "--image", "README.md"), "README.md"),
+        (("infer", "--input", "README.md"), "README.md cannot be read"),
+        (("infer", "--image", "x.png", "--artifact", "other"), "there is no artifact other"),
+        (("serve",), "name where the frames come from"),
+        (("serve", "--stdin", "28"), "28 is not WIDTHxHEIGHT"),
+        (("serve", "--watch", "nowhere"), "nowhere is not a folder"),
+    ],
+)
+def test_wrong_use_is_one_sentence(unpacked: Path, arguments: tuple[str, ...], said: str) -> None:
+    ran = run_bundle(unpacked, *arguments)
+    assert ran.code == 2 and ran.err.startswith("bundle: ") and said in ran.err and "Traceback" not in ran.err
+
+
+def test_what_failed_its_gate_is_refused_unless_it_is_marked(copy_of: Callable[[str], Path], profile: Path, tmp_path: Path) -> None:
+    artifact, out = copy_of("onnx-int8"), tmp_path / "bad.bundle.tar.gz"
+    edit_manifest(artifact, lambda raw: raw.update(parity={**raw["parity"], "passed": False, "reason": "it is wrong"}))  # type: ignore[dict-item]
+    ran = run_edge("pack", artifact, "--device", profile, "--out", out)
+    assert ran.code == 1 and "failed its parity gate: it is wrong" in ran.err and not out.exists()
+    ran = run_edge("pack", artifact, "--device", profile, "--out", out, "--force")
+    assert ran.code == 0 and "packed with --force" in ran.out
+    assert "packed with --force" in run_edge("inspect", out).out
+
+
+def test_a_failed_verdict_is_refused(demo: Demo, profile: Path, tmp_path: Path) -> None:
+    strict = tmp_path / "strict.toml"
+    text = profile.read_text()
+    lines_ = [line.replace("value = 9.31", "value = 0.00001") if line.startswith("total") else line for line in text.splitlines()]
+    at = lines_.index("[storage]")
+    lines_[at + 1] = 'total = { value = 20, unit = "KiB", source = "a test" }'
+    strict.write_text("\n".join(lines_))
+    for results in ((), ("--results", demo.folder / "results.json")):
+        ran = run_edge("pack", demo.artifacts / FP32, "--device", strict, *results, "--out", tmp_path / "x.bundle.tar.gz")
+        assert ran.code == 1 and ran.err.startswith("edge: not packed: ") and FP32 in ran.err and "--force" in ran.err
+
+
+def test_pack_refuses_what_cannot_be_packed(demo: Demo, profile: Path, tmp_path: Path) -> None:
+    for arguments, said in (
+        ((demo.artifacts / FP32, "--device", profile, "--out", tmp_path / "x.zip"), "a bundle's name ends in .tar.zst or .tar.gz"),
+        ((demo.artifacts / PADDLE, demo.artifacts / PADDLE, "--device", profile, "--out", tmp_path / "x.tar.gz"), "is named twice"),
+        ((demo.artifacts / FP32, "--device", profile, "--wheels", tmp_path, "--out", tmp_path / "x.tar.gz"), "no wheel is in it"),
+        ((demo.artifacts / f"{STUDENT}-paddle-lite-fp32-arm", "--device", profile, "--out", tmp_path / "x.tar.gz"), "is for arm, and desk is x86"),
+        ((tmp_path, "--device", profile, "--out", tmp_path / "x.tar.gz"), "not an artifact"),
+    ):
+        ran = run_edge("pack", *arguments)
+        assert ran.code == 2 and said in ran.err and not list(tmp_path.glob("x.*"))
+
+
+def test_inspect_tells_what_is_inside_and_finds_damage(packed: Path, unpacked: Path, demo: Demo) -> None:
+    ran = run_edge("inspect", packed)
+    assert ran.code == 0 and all(name in ran.out for name in (FP32, INT8, PADDLE, "plain tar.gz", "28x28 grey"))
+    assert run_edge("inspect", unpacked).out.splitlines()[0] == ran.out.splitlines()[0]
+    assert json.loads(run_edge("inspect", packed, "--json").out)["name"] == "camera"
+    assert "parity: passed" in run_edge("inspect", demo.artifacts / FP32).out
+    (unpacked / "artifacts" / "stray").write_text("x")
+    assert "stray: not in SHA256SUMS" in run_edge("inspect", unpacked).err
+    (unpacked / "artifacts" / "stray").unlink()
+    (unpacked / "LICENSE").write_text("another one")
+    ran = run_edge("inspect", unpacked)
+    assert ran.code == 2 and "LICENSE: not what was packed" in ran.err
+
+
+def test_wheels_go_along_and_are_unpacked_where_they_fit(demo: Demo, profile: Path, tmp_path: Path) -> None:
+    import zipfile
+
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    for name in ("mine-1.0-py3-none-any.whl", "other-1.0-cp36-cp36m-win_amd64.whl"):
+        with zipfile.ZipFile(wheels / name, "w") as archive:
+            archive.writestr(f"{name.split('-')[0]}.py", "answer = 42\n")
+    out = tmp_path / "w.bundle.tar.zst"
+    assert run_edge("pack", demo.artifacts / FP32, "--device", profile, "--wheels", wheels, "--out", out).code == 0
+    subprocess.run(["tar", "--zstd", "-xf", out, "-C", tmp_path], check=True)
+    ran = run_bundle(tmp_path / "w", "install", tmp_path / "there")
+    assert ran.code == 0 and "other-1.0-cp36-cp36m-win_amd64.whl is not for this Python" in ran.out
+    assert (tmp_path / "there/site/mine.py").read_text() == "answer = 42\n" and not (tmp_path / "there/site/other.py").exists()
+    assert run_bundle(tmp_path / "there", "self-test").code == 0
+    shutil.rmtree(tmp_path / "there" / "site")
+    assert "site/mine.py cannot be read" in run_bundle(tmp_path / "there", "self-test").out

@@ -1,0 +1,146 @@
+"""Deploying over a loopback sshd: what does not prove itself never becomes current, and what was current stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.package.archive import unpack_archive, write_archive
+from edge.package.run.bundle import SUMS
+from tests.conftest import Demo, Ran, run_edge
+from tests.devices.sshd import Sshd
+from tests.package.conftest import STUDENT, run_bundle
+from tests.package.test_bundle import change_bundle
+
+
+@pytest.fixture(scope="module")
+def bundles(demo: Demo, profile: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three versions of a bundle of one name."""
+    made = []
+    for number, cells in enumerate((("onnx-fp32",), ("onnx-int8",), ("onnx-fp32", "onnx-int8"))):
+        out = tmp_path_factory.mktemp(f"version{number}") / "camera.bundle.tar.zst"
+        assert run_edge("pack", *(demo.artifacts / f"{STUDENT}-{cell}" for cell in cells), "--device", profile, "--out", out).code == 0
+        made.append(out)
+    return made
+
+
+def deploy(board: Sshd, *arguments: str | Path) -> Ran:
+    return run_edge("deploy", *arguments, "--target", board.name)
+
+
+def changed(bundle: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A bundle with another ``bundle.json``, whose checksums are right."""
+    inside = unpack_archive(bundle, folder / "inside")
+    change_bundle(inside, change)
+    write_archive(inside, folder / bundle.name)
+    return folder / bundle.name
+
+
+def place(board: Sshd) -> Path:
+    return board.home / "edge-bundles" / "camera"
+
+
+def current(board: Sshd) -> str | None:
+    link = place(board) / "current"
+    return str(link.readlink()) if link.is_symlink() else None
+
+
+def test_a_bundle_proves_itself_there_and_can_be_rolled_back(board: Sshd, bundles: list[Path]) -> None:
+    ran = deploy(board, bundles[0])
+    assert ran.code == 0, ran.err
+    assert "camera: PASS" in ran.out and f"{place(board)}/current on" in ran.out
+    first = current(board)
+    assert run_bundle(place(board) / "current", "self-test", python=sys.executable).code == 0
+    second = deploy(board, bundles[1], "--json")
+    assert second.code == 0 and json.loads(second.out)["previous"] == Path(str(first)).name and current(board) != first
+    back = deploy(board, "camera", "--rollback")
+    assert back.code == 0 and current(board) == first
+    again = deploy(board, "camera", "--rollback")
+    assert again.code == 0 and current(board) != first
+    assert deploy(board, bundles[2]).code == 0
+    versions = sorted(path.name for path in (place(board) / "versions").iterdir())
+    assert len(versions) == 2, "the current and the previous one stay"
+    assert deploy(board, bundles[2]).code == 0 and len(list((place(board) / "versions").iterdir())) == 2
+    assert not [name for name in board.left_behind() if not name.startswith("edge-bundles")], "nothing else stays"
+
+
+def test_what_fails_there_never_becomes_current(board: Sshd, bundles: list[Path], tmp_path: Path) -> None:
+    wrong = changed(bundles[1], tmp_path, lambda raw: raw["artifacts"][0]["limits"].update(cosine=1.1))
+    ran = deploy(board, wrong)
+    assert ran.code == 1 and "the self-test failed: " in ran.err and "the cosine between the outputs" in ran.err and current(board) is None
+    assert deploy(board, bundles[0]).code == 0
+    kept = current(board)
+    ran = deploy(board, wrong)
+    assert ran.code == 1 and "what was current is so still" in ran.err and current(board) == kept
+    assert [path.name for path in (place(board) / "versions").iterdir()] == [Path(str(kept)).name]
+    nothing = deploy(board, "camera", "--rollback")
+    assert nothing.code == 1 and "there is no previous version" in nothing.err and current(board) == kept
+
+
+def test_a_damaged_or_unsigned_bundle_does_not_leave_the_desk(board: Sshd, bundles: list[Path], tmp_path: Path) -> None:
+    cut = tmp_path / "camera.bundle.tar.zst"
+    cut.write_bytes(bundles[0].read_bytes()[:-100])
+    assert "not a readable bundle" in deploy(board, cut).err
+    inside = unpack_archive(bundles[0], tmp_path / "inside")
+    (inside / "run" / "bundle.py").write_text("print('mine')\n")
+    write_archive(inside, cut)
+    ran = deploy(board, cut)
+    assert ran.code == 2 and "not what was packed" in ran.err
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", tmp_path / "k.pem"], check=True)
+    subprocess.run(["openssl", "pkey", "-in", tmp_path / "k.pem", "-pubout", "-out", tmp_path / "k.pub"], check=True)
+    assert "the signature is missing" in deploy(board, bundles[0], "--key", tmp_path / "k.pub").err
+    assert not board.left_behind()
+
+
+def test_a_full_disk_there_is_told_and_changes_nothing(start: Callable[..., Sshd], bundles: list[Path]) -> None:
+    if os.geteuid():
+        pytest.skip("a small disk needs root")
+    board = start()
+    assert deploy(board, bundles[0]).code == 0
+    kept = current(board)
+    quota = board.home / "edge-bundles" / "camera" / "versions"
+    # a version is written beside the others: a file system that is full there, and not where files are received
+    inside = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", quota], capture_output=True)
+    if inside.returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        ran = deploy(board, bundles[2])
+        assert ran.code == 1 and "could not be installed" in ran.err and "No space left on device" in ran.err
+        assert not list(quota.iterdir())
+    finally:
+        subprocess.run(["umount", quota], check=True)
+    assert current(board) == kept and run_bundle(place(board) / "current", "self-test").code == 0
+
+
+def test_a_cut_during_the_deploy_leaves_a_whole_version(board: Sshd, bundles: list[Path]) -> None:
+    assert deploy(board, bundles[0]).code == 0
+    found: list[Ran] = []
+    deploying = threading.Thread(target=lambda: found.append(deploy(board, bundles[2])))
+    deploying.start()
+    deadline = time.monotonic() + 60
+    while not list(board.home.glob(".cache/paddle-edge/files/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    board.cut()
+    deploying.join()
+    assert found[0].code == 0, found[0].err  # the link is made again, and the request repeated
+    assert run_bundle(place(board) / "current", "self-test").code == 0
+    lines = (place(board) / "current" / SUMS).read_text().splitlines()
+    assert any("onnx-int8/model.onnx" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("x.tar.zst", "--target", "local"), "deployed over ssh"), (("nowhere.tar.zst", "--target", "ssh:a@b"), "no such file")],
+)
+def test_wrong_use_is_one_sentence(arguments: tuple[str, ...], said: str) -> None:
+    ran = run_edge("deploy", *arguments)
+    assert ran.code == 2 and said in ran.err
