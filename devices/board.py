@@ -183,7 +183,15 @@ def roll_back(request: Request, source: IO[bytes]) -> Reply:
     return {"place": os.path.join(base, "current"), "previous": current, "said": proof}, []
 
 
-VERBS = {"begin": begin, "put": put, "run": run, "leave": leave, "install": install, "roll-back": roll_back}
+def bench(request: Request, source: IO[bytes]) -> Reply:
+    """What the current version of a bundle measures here."""
+    check_owner(request)
+    path = os.path.join(ROOT, "bench.json")
+    said(request, "bench", ["--out", path], os.path.join(place_of(request), "current"))
+    return {}, [path]
+
+
+VERBS = {"begin": begin, "put": put, "run": run, "leave": leave, "install": install, "roll-back": roll_back, "bench": bench}
 
 
 def place_of(request: Request) -> str:

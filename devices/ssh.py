@@ -34,7 +34,7 @@ from edge.devices.ssh_link import AGAIN, Address, Link, Refused, printable
 from edge.devices.target import Ending, Job
 from edge.environments import arch_of
 from edge.errors import BadInput, CheckFailed, EdgeError, LinkLost, Unavailable
-from edge.files import sha256_of
+from edge.files import sha256_of, write_atomic
 from edge.vocabulary import Format, Frozen
 
 if TYPE_CHECKING:
@@ -47,7 +47,12 @@ UNPACKS_TO = 50
 #: Seconds for the decoding and the self-test of a bundle on a slow board.
 INSTALLING = 3600.0
 #: What a board says of a bundle that it does not take.
-REFUSALS = {"install": "the bundle could not be installed", "self-test": "the self-test failed", "rollback": "nothing was rolled back"}
+REFUSALS = {
+    "install": "the bundle could not be installed",
+    "self-test": "the self-test failed",
+    "rollback": "nothing was rolled back",
+    "bench": "it could not be measured",
+}
 Line = Annotated[str, Field(max_length=1000), AfterValidator(printable)]
 
 
@@ -180,6 +185,16 @@ class SshTarget:
         """
         _ = self._board
         return _checked(Installed, self._ask("roll-back", limit=INSTALLING, name=name, home=into, python=self._python))
+
+    def bench(self, name: str, into: str, out: Path) -> None:
+        """Measure with the current version of a bundle, and write ``out``, which `edge.bench.results.read_results` takes.
+
+        Raises:
+            CheckFailed: it could not be measured.
+        """
+        with tempfile.TemporaryDirectory(prefix="edge-bench.") as scratch:
+            self._ask("bench", limit=INSTALLING, name=name, home=into, python=self._python, into=Path(scratch))
+            write_atomic(out, Path(scratch, "bench.json").read_bytes())
 
     def close(self) -> None:
         """Clean up over there, in one attempt: where the link is gone, the next session does it."""

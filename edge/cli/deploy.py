@@ -15,9 +15,10 @@ from edge.errors import BadInput
 @click.option("--into", default="~/edge-bundles", show_default=True, help="Folder of bundles on the device.")
 @click.option("--key", type=click.Path(path_type=Path), metavar="KEY.pub.pem", help="Verify the signature BUNDLE.sig before anything is unpacked.")
 @click.option("--python", default="python3", show_default=True, help="The interpreter on the device.")
+@click.option("--bench", "measured", type=click.Path(path_type=Path), metavar="FILE.json", help="Then measure there, and bring the results back.")
 @click.option("--rollback", is_flag=True, help="Make the version before the current one again; BUNDLE is its name.")
 @click.option("--json", "as_json", is_flag=True, help="Print where it is, and what its self-test said, as JSON.")
-def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, rollback: bool, as_json: bool) -> None:
+def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, measured: Path | None, rollback: bool, as_json: bool) -> None:
     """Install BUNDLE on a device over ssh, where it proves itself before it is used.
 
     It is checked here, copied, decoded into INTO/NAME/versions/VERSION, and runs its self-test there. Only when that passes does the link
@@ -27,6 +28,7 @@ def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, r
     \b
     Example:
       edge deploy camera.bundle.tar.zst --target ssh:pi@camera.local
+      edge deploy camera.bundle.tar.zst --target ssh:pi@camera.local --bench pi.json && edge report pi.json
       edge deploy camera --target ssh:pi@camera.local --rollback
     """
     from edge.devices.ssh import SshTarget
@@ -38,6 +40,9 @@ def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, r
     there = SshTarget(target, python=python)
     try:
         found = roll_back(bundle, there, into) if rollback else run(Path(bundle), there, into, key, lambda text: click.echo(text, err=True))
+        if measured:
+            click.echo("measuring there", err=True)
+            there.bench(Path(found.place).parent.name, into, measured)
     finally:
         there.close()
     if as_json:
@@ -45,4 +50,6 @@ def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, r
         return
     click.echo("\n".join(found.said))
     before = f"; before it: {found.previous}, --rollback takes it up again" if found.previous else ""
+    if measured:
+        click.echo(f"{measured}: measured there; next: edge report {measured}")
     click.echo(f"{found.place} on {target.removeprefix('ssh:')} is it{before}")
