@@ -50,7 +50,7 @@ def print_bundle(bundle: Bundle, download: int | None) -> None:
             f"{sum(entry.bytes for entry in each.files):,}",
             {True: "passed", False: "FAILED", None: "not run on the desk"}[each.parity],
             each.verdict or "not judged",
-            " or ".join(f"{package} {', '.join(versions)}".strip() for package, versions in each.packages.items() if versions),
+            "; ".join(f"{package} {' or '.join(versions)}" for package, versions in each.packages.items() if versions),
         )
         for each in bundle.artifacts
     ]

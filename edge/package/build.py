@@ -125,7 +125,7 @@ def _put_artifact(item: Item, folder: Path, packs: bool, requirements: str) -> P
         inputs=tuple(tensor.name for tensor in manifest.inputs),
         outputs=len(manifest.outputs),
         requirements=requirements,
-        packages={RUNTIMES[manifest.format]: versions_of(manifest.format), "numpy": ()},
+        packages=packages_of(manifest.format),
         any_flag=item.any_flag,
         limits=item.limits,
         parity=manifest.parity.passed,
@@ -167,10 +167,15 @@ def _put_texts(content: Content, folder: Path) -> None:
             shutil.copyfile(path, folder / kind / path.name)
 
 
-def versions_of(format: Format) -> tuple[str, ...]:
-    """Of the format's runtime, in the requirements that go along."""
+def packages_of(format: Format) -> dict[str, tuple[str, ...]]:
+    """What a format needs on the device, and the versions in the requirements that go along. Any numpy: only Paddle Lite misreads numpy 2."""
+    numpy = _versions(format, "numpy") if format is Format.PADDLE_LITE else ()
+    return {RUNTIMES[format]: _versions(format, RUNTIMES[format]), "numpy": numpy}
+
+
+def _versions(format: Format, package: str) -> tuple[str, ...]:
     text = (HERE / "runtimes" / f"{format.value}.txt").read_text()
-    return tuple(sorted(set(re.findall(rf"^{RUNTIMES[format]}==([^ ;\\]+)", text, re.MULTILINE))))
+    return tuple(sorted(set(re.findall(rf"^{package}==([^ ;\\]+)", text, re.MULTILINE))))
 
 
 def _digests(folder: Path) -> Iterator[tuple[str, str]]:

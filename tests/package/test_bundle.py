@@ -77,6 +77,15 @@ def test_any_flipped_bit_and_any_missing_file_is_found(unpacked: Path) -> None:
         path.write_bytes(kept)
 
 
+def test_a_flipped_bit_anywhere_in_the_manifest_is_one_sentence(unpacked: Path) -> None:
+    kept = (unpacked / "bundle.json").read_bytes()
+    for at in range(0, len(kept), len(kept) // 12):
+        (unpacked / "bundle.json").write_bytes(kept[:at] + bytes([kept[at] ^ 1]) + kept[at + 1 :])
+        for command in (("self-test",), ("install", "x"), ("infer", "--image", "x.png")):
+            ran = run_bundle(unpacked, *command)
+            assert ran.code == 2 and "bundle.json is not what was packed" in ran.err and "Traceback" not in ran.err
+
+
 def test_another_processor_is_told_before_anything_is_loaded(unpacked: Path) -> None:
     change_bundle(unpacked, lambda raw: raw["device"].update(flags=["asimddp", *raw["device"]["flags"]]))
     ran = run_bundle(unpacked, "self-test")

@@ -28,12 +28,15 @@ class Refused(Exception):
 
 
 def read_manifest() -> Dict[str, Any]:
-    """
+    """What is said of the bundle, held to its checksum before anything in it is believed.
+
     Raises:
         Refused: it is not there, or damaged.
     """
     path = os.path.join(ROOT, MANIFEST)
     try:
+        if dict(sums()).get(MANIFEST) != sha256_of(path):
+            raise Refused("%s is not what was packed: its sha256 is another than in %s" % (path, SUMS), "copy the bundle again")
         with open(path, encoding="utf-8") as file:
             found: Dict[str, Any] = json.load(file)
         version = found["schema_version"]
