@@ -15,7 +15,7 @@ demo: data
 	.venv/bin/edge demo --out out/demo
 
 test: data
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 test-slow: data
 	.venv/bin/python -m pytest -m slow

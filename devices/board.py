@@ -1,6 +1,7 @@
 """The far side of an ssh target: one request on stdin, one reply on stdout. It needs Python 3.8 and its standard library.
 
-It comes with every request, so nothing is installed there. All that it keeps lies in one folder, which belongs to one session at a time. A job
+It comes with every request, so nothing is installed there but the bundles that are deployed. All else that it keeps lies in one folder, which
+belongs to one session at a time. A job
 runs under a supervisor that outlives the link: whoever asks for the job again, by its id, waits for that one and gets what it wrote.
 
 A request and a reply are alike: a line of JSON, then the bytes of the files that its ``files`` lists as [name, size].
@@ -75,7 +76,7 @@ def begin(request: Request, source: IO[bytes]) -> Reply:
     with guard():
         owner = read(OWNER)
         mine = owner is None or owner["session"] in (request["session"], request["evict"])
-        if not mine and (running() or time.time() - os.path.getmtime(OWNER) < LEASE):
+        if not mine and (running() or at_work(owner) or time.time() - os.path.getmtime(OWNER) < LEASE):
             raise Refused("busy", owner["session"])
         os.makedirs(FILES, mode=0o700, exist_ok=True)
         write(OWNER, {"session": request["session"], "made": owner["made"] if owner else made})
@@ -144,59 +145,124 @@ def leave(request: Request, source: IO[bytes]) -> Reply:
     return {}, []
 
 
-def install(request: Request, source: IO[bytes]) -> Reply:
-    """A bundle that was put here becomes a version of its own, proves itself there, and only then is the one that ``current`` names."""
+def versions(request: Request, source: IO[bytes]) -> Reply:
+    """Which versions of a bundle are the current and the previous one."""
     check_owner(request)
     base = place_of(request)
-    version = os.path.join(base, "versions", request["version"])
-    os.makedirs(os.path.dirname(version), exist_ok=True)
-    new = not os.path.isdir(version)
-    if new:
-        said(request, "install", [version], os.path.join(FILES, request["digest"], request["name"]))
-    try:
-        proof = said(request, "self-test", [], version)
-    except Refused:
-        if new:
-            shutil.rmtree(version)
-        raise
-    was = linked(base, "current")
-    if was not in (None, request["version"]):
-        link(base, "previous", was)
-    link(base, "current", request["version"])
-    kept = {linked(base, "current"), linked(base, "previous")}
-    for name in os.listdir(os.path.dirname(version)):
-        if name not in kept:
-            shutil.rmtree(os.path.join(base, "versions", name), ignore_errors=True)
-    return {"place": os.path.join(base, "current"), "previous": linked(base, "previous"), "said": proof}, []
+    return {"current": linked(base, "current"), "previous": previous_of(base)}, []
+
+
+def install(request: Request, source: IO[bytes]) -> Reply:
+    """A bundle that was put here becomes a version of its own, proves itself there, and only then is the one that ``current`` names.
+
+    It gets its name when it is proven; one that is there already is proven again, and replaced where it fails.
+    """
+    base, name = place_of(request), request["version"]
+    with held_by(request, base):
+        version = os.path.join(base, "versions", name)
+        proof = proven(request, version)
+        if proof is None:
+            new = os.path.join(base, "versions", ".new")
+            said(request, "install", [new], os.path.join(FILES, request["digest"], request["name"]))
+            try:
+                proof = said(request, "self-test", [], new)
+            except Refused:
+                shutil.rmtree(new)
+                raise
+            put_away(version)
+            os.rename(new, version)
+        was = linked(base, "current")
+        if was not in (None, name):
+            link(base, "previous", was)
+        link(base, "current", name)
+        forget_others(base)
+        return {"place": os.path.join(base, "current"), "previous": linked(base, "previous"), "said": proof}, []
 
 
 def roll_back(request: Request, source: IO[bytes]) -> Reply:
-    """The previous version is the current one again, where it still proves itself; the two change places."""
-    check_owner(request)
-    base = place_of(request)
-    current, previous = linked(base, "current"), linked(base, "previous")
-    if previous is None or current is None:
-        raise Refused("rollback", "there is no previous version in %s" % base)
-    proof = said(request, "self-test", [], os.path.join(base, "versions", previous))
-    link(base, "current", previous)
-    link(base, "previous", current)
-    return {"place": os.path.join(base, "current"), "previous": current, "said": proof}, []
+    """The version ``to`` is the current one again, in the place of ``from``, where it still proves itself. It may be asked for twice."""
+    base, to = place_of(request), request["to"]
+    with held_by(request, base):
+        if linked(base, "current") not in (request["from"], to):
+            raise Refused("rollback", "another version has become the current one meanwhile")
+        proof = said(request, "self-test", [], os.path.join(base, "versions", to))
+        link(base, "previous", request["from"])
+        link(base, "current", to)
+        return {"place": os.path.join(base, "current"), "previous": request["from"], "said": proof}, []
 
 
 def bench(request: Request, source: IO[bytes]) -> Reply:
-    """What the current version of a bundle measures here."""
-    check_owner(request)
-    path = os.path.join(ROOT, "bench.json")
-    said(request, "bench", ["--out", path], os.path.join(place_of(request), "current"))
-    return {}, [path]
+    """What the current version of a bundle measures here; asked for again, after a lost link, it is what was measured before."""
+    base, path = place_of(request), os.path.join(ROOT, "bench-%s.json" % request["id"])
+    with held_by(request, base):
+        if not os.path.exists(path):
+            said(request, "bench", ["--out", path], os.path.join(base, "current"))
+        return {}, [path]
 
 
-VERBS = {"begin": begin, "put": put, "run": run, "leave": leave, "install": install, "roll-back": roll_back, "bench": bench}
+VERBS = {
+    "begin": begin, "put": put, "run": run, "leave": leave,
+    "versions": versions, "install": install, "roll-back": roll_back, "bench": bench,
+}  # fmt: skip
 
 
 def place_of(request: Request) -> str:
     home: str = request["home"]
     return os.path.join(os.path.abspath(os.path.expanduser(home)), request["name"])
+
+
+@contextlib.contextmanager
+def held_by(request: Request, base: str) -> Iterator[None]:
+    """One request at a time has the place of a bundle: one whose link was lost goes on, and the next waits for its end."""
+    check_owner(request)
+    try:
+        os.makedirs(os.path.join(base, "versions"), exist_ok=True)
+        lock = os.open(os.path.join(base, ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            owner = read(OWNER)
+            write(OWNER, {**owner, "lock": os.path.join(base, ".lock")})  # whoever wants the board sees that it is at work
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            check_owner(request)
+            for name in os.listdir(os.path.join(base, "versions")):
+                if name.startswith("."):  # what a request has left that was killed
+                    shutil.rmtree(os.path.join(base, "versions", name))
+            yield
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise Refused("place", "%s: %s" % (error.filename or base, error.strerror)) from None
+
+
+def proven(request: Request, version: str) -> Optional[List[str]]:
+    """What the self-test of a version says, None where there is no such version or it fails."""
+    try:
+        return said(request, "self-test", [], version) if os.path.isdir(version) else None
+    except Refused:
+        return None
+
+
+def put_away(version: str) -> None:
+    """Out of the way in one step, then removed."""
+    if os.path.isdir(version):
+        away = os.path.join(os.path.dirname(version), "." + os.path.basename(version))
+        os.rename(version, away)
+        shutil.rmtree(away)
+
+
+def forget_others(base: str) -> None:
+    """Remove the versions that no link names."""
+    kept = {linked(base, "current"), linked(base, "previous")}
+    for name in os.listdir(os.path.join(base, "versions")):
+        if name not in kept:
+            put_away(os.path.join(base, "versions", name))
+
+
+def previous_of(base: str) -> Optional[str]:
+    """The version that ``previous`` names; where that is the current one, as a request was killed between the links, the other that is there."""
+    current, previous = linked(base, "current"), linked(base, "previous")
+    if previous is None or previous != current:
+        return previous
+    return next((name for name in sorted(os.listdir(os.path.join(base, "versions"))) if name != current and not name.startswith(".")), None)
 
 
 def said(request: Request, command: str, arguments: List[str], folder: str) -> List[str]:
@@ -207,7 +273,7 @@ def said(request: Request, command: str, arguments: List[str], folder: str) -> L
     lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
     if done.returncode:
         raise Refused(command, "; ".join(line for line in lines if not line.startswith("ok "))[-900:] or "status %d" % done.returncode)
-    return lines[-100:]
+    return [line[:900] for line in lines[-100:]]
 
 
 def linked(base: str, name: str) -> Optional[str]:
@@ -311,6 +377,11 @@ def stop() -> None:
 
 def running() -> bool:
     return any(held(lock) for lock in locks())
+
+
+def at_work(owner: Dict[str, Any]) -> bool:
+    """Whether a request of a session has the place of a bundle."""
+    return os.path.exists(owner.get("lock", "")) and held(owner["lock"])
 
 
 def locks() -> list[str]:

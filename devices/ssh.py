@@ -1,6 +1,6 @@
 """A board that is reached over ssh. It needs an sshd and python3, and for a measurement numpy and a runtime: installed there, or sent as wheels.
 
-Nothing is installed there, and nothing stays: see `devices/board.py`. The worker runs under a supervisor of its own, so that a link that is lost
+Nothing stays there but bundles that are deployed: see `devices/board.py`. The worker runs under a supervisor of its own, so that a link that is lost
 costs no measurement; while it runs, both ends wait blocked.
 """
 
@@ -52,7 +52,10 @@ REFUSALS = {
     "self-test": "the self-test failed",
     "rollback": "nothing was rolled back",
     "bench": "it could not be measured",
+    "place": "the folder of the bundles cannot be used",
 }
+#: What follows, where something else is current than before.
+NEXT = {"bench": "the bundle is installed and current; to measure it, run the same command again"}
 Line = Annotated[str, Field(max_length=1000), AfterValidator(printable)]
 
 
@@ -76,6 +79,13 @@ class Installed(Frozen):
     place: Line
     previous: Line | None
     said: tuple[Line, ...]
+
+
+class Versions(Frozen):
+    """Of a bundle, null where there is none."""
+
+    current: Line | None
+    previous: Line | None
 
 
 class Outcome(Frozen):
@@ -183,8 +193,13 @@ class SshTarget:
         Raises:
             CheckFailed: there is none, or its self-test fails.
         """
+        place = {"name": name, "home": into, "python": self._python}
         _ = self._board
-        return _checked(Installed, self._ask("roll-back", limit=INSTALLING, name=name, home=into, python=self._python))
+        found = _checked(Versions, self._ask("versions", limit=ANSWER, name=name, home=into))
+        if found.current is None or found.previous is None:
+            raise CheckFailed(f"{self._link.host}: there is no previous version of {name} in {into}", hint="what was current is so still")
+        change = {"from": found.current, "to": found.previous}
+        return _checked(Installed, self._ask("roll-back", limit=INSTALLING, **place, **change))  # type: ignore[arg-type]
 
     def bench(self, name: str, into: str, out: Path) -> None:
         """Measure with the current version of a bundle, and write ``out``, which `edge.bench.results.read_results` takes.
@@ -193,8 +208,9 @@ class SshTarget:
             CheckFailed: it could not be measured.
         """
         with tempfile.TemporaryDirectory(prefix="edge-bench.") as scratch:
-            self._ask("bench", limit=INSTALLING, name=name, home=into, python=self._python, into=Path(scratch))
-            write_atomic(out, Path(scratch, "bench.json").read_bytes())
+            self._ask("bench", limit=INSTALLING, id=uuid.uuid4().hex, name=name, home=into, python=self._python, into=Path(scratch))
+            (written,) = Path(scratch).iterdir()
+            write_atomic(out, written.read_bytes())
 
     def close(self) -> None:
         """Clean up over there, in one attempt: where the link is gone, the next session does it."""
@@ -260,7 +276,9 @@ class SshTarget:
                 hint = f"free some space there: {self._link.address.by_hand} df -h ."
                 raise Unavailable(f"{host} has no room for {size / (1 << 20):.1f} MiB: {refused.detail}", hint=hint) from None
             if refused.kind in REFUSALS:
-                raise CheckFailed(f"{host}: {REFUSALS[refused.kind]}: {refused.detail}", hint="what was current is so still") from None
+                raise CheckFailed(
+                    f"{host}: {REFUSALS[refused.kind]}: {refused.detail}", hint=NEXT.get(refused.kind, "what was current is so still")
+                ) from None
             if refused.kind == "gone":
                 taken = f"was taken over by {refused.detail}" if refused.detail else "was cleaned up by another run"
                 raise LinkLost(f"{host} {taken}", hint=AGAIN) from None

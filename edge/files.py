@@ -70,12 +70,12 @@ def read_limited(path: Path, limit: int, what: str) -> bytes:
     try:
         size = path.stat().st_size
         if size > limit:
-            raise BadInput(f"{path}: {size} bytes, larger than the {limit >> 20} MiB that a {what} may have")
+            raise BadInput(f"{path}: {size} bytes, larger than the {_amount(limit)} that a {what} may have")
         with path.open("rb") as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             # a device file has no size
-            raise BadInput(f"{path}: larger than the {limit >> 20} MiB that a {what} may have")
+            raise BadInput(f"{path}: larger than the {_amount(limit)} that a {what} may have")
     except FileNotFoundError:
         raise BadInput(f"{path}: no such {what}") from None
     except OSError as error:
@@ -91,6 +91,10 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _amount(size: int) -> str:
+    return f"{size >> 20} MiB" if size >> 20 else f"{size} bytes"
 
 
 def sha256_of(path: Path) -> str:

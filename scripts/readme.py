@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edge.bench.compression import COLUMNS, Table, tables_of
 from edge.cli.support import markdown_table
-from edge.compress.result import SUFFIX, read_result
+from edge.compress.result import SUFFIX, Result, read_result
 from edge.export.support import support_table
 from edge.files import write_atomic
 
@@ -52,8 +52,15 @@ def _markdown(table: Table) -> str:
     columns = [column for column in COLUMNS if any(column.text(row) != "–" for row in rows) and column.head != "recipe"]
     lines = [_line([column.head for column in columns]), _line(["---", *["---:"] * (len(columns) - 1)])]
     lines += [_line([f"`{row.name}`: {row.row}", *(column.text(row) for column in columns[1:])]) for row in rows]
-    beside = f"Published: {'; '.join(table.beside)}.\n\n" if table.beside else ""
-    return f"### {table.name}\n\n{beside}" + "\n".join(lines)
+    beside = f"Published: {'; '.join(table.beside)}. " if table.beside else ""
+    machines = dict.fromkeys(_machine(row) for row in rows if row.speed)
+    return f"### {table.name}\n\n{beside}Timed on {'; '.join(machines) or 'no machine yet'}.\n\n" + "\n".join(lines)
+
+
+def _machine(row: Result) -> str:
+    """The processor, with its features that decide which kernels run."""
+    found = row.environment
+    return f"{found.get('cores')} cores of {found.get('cpu')} ({', '.join(map(str, found.get('isa', ())))})"
 
 
 def _line(cells: Sequence[str]) -> str:

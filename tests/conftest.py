@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
@@ -66,13 +69,28 @@ class Demo:
         return self.folder / "models" / "student_distilled.safetensors"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Of tests that run side by side each process has temporary files of its own, and with them its own lock of the machine's measurements."""
+    if worker := getattr(config, "workerinput", {}).get("workerid"):
+        tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"edge-tests-{worker}.")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True))
+
+
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    folder = tmp_path_factory.mktemp("demo")
-    before = pip_freeze()
-    ran = run_edge("demo", "--no-devices", "--dataset", "digits", "--train-seconds", "4000", "--out", folder)
-    assert ran.code == 0, ran.err
-    return Demo(folder, ran, (before, pip_freeze()))
+def demo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Demo:
+    """Made by the first process that asks for it, for all that run side by side."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    folder, told = shared / "demo", shared / "demo.json"
+    with (shared / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            before = pip_freeze()
+            ran = run_edge("demo", "--no-devices", "--dataset", "digits", "--train-seconds", "4000", "--out", folder)
+            assert ran.code == 0, ran.err
+            told.write_text(json.dumps([asdict(ran), before, pip_freeze()]))
+    said, *freeze = json.loads(told.read_text())
+    return Demo(folder, Ran(**said), (freeze[0], freeze[1]))
 
 
 def pip_freeze() -> str:

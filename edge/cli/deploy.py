@@ -12,7 +12,7 @@ from edge.errors import BadInput
 @click.command()
 @click.argument("bundle")
 @click.option("--target", required=True, metavar="T", help="ssh:USER@HOST[:PORT].")
-@click.option("--into", default="~/edge-bundles", show_default=True, help="Folder of bundles on the device.")
+@click.option("--into", default="~/edge-bundles", show_default=True, help="Folder of bundles on the device; ~ is the home of whoever logs in.")
 @click.option("--key", type=click.Path(path_type=Path), metavar="KEY.pub.pem", help="Verify the signature BUNDLE.sig before anything is unpacked.")
 @click.option("--python", default="python3", show_default=True, help="The interpreter on the device.")
 @click.option("--bench", "measured", type=click.Path(path_type=Path), metavar="FILE.json", help="Then measure there, and bring the results back.")
@@ -37,11 +37,13 @@ def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, m
 
     if not target.startswith("ssh:"):
         raise BadInput(f"{target}: bundles are deployed over ssh", hint="--target ssh:USER@HOST")
+    if rollback and (key or bundle.endswith((".zst", ".gz"))):
+        raise BadInput("--rollback takes the name of a bundle that is there, and no key", hint="edge deploy camera --target T --rollback")
     there = SshTarget(target, python=python)
     try:
         found = roll_back(bundle, there, into) if rollback else run(Path(bundle), there, into, key, lambda text: click.echo(text, err=True))
         if measured:
-            click.echo("measuring there", err=True)
+            click.echo("\n".join([*found.said, "measuring there"]), err=True)
             there.bench(Path(found.place).parent.name, into, measured)
     finally:
         there.close()

@@ -60,7 +60,7 @@ def print_bundle(bundle: Bundle, download: int | None) -> None:
             ("bytes", "download", "installed", "plain tar.gz", "fp32 model"),
             [("", *(f"{size:,}" if size else "–" for size in (download, sizes.installed, sizes.plain_tar_gz, sizes.fp32_model)))],
         )
-    how = "none" if bundle.preprocessing is None else "x".join(map(str, bundle.preprocessing["size"])) + f" {bundle.preprocessing['order']}"
+    how = "none" if bundle.preprocessing is None else "x".join(map(str, bundle.preprocessing.size)) + f" {bundle.preprocessing.order}"
     click.echo(f"pictures: {how}; labels: {len(bundle.labels) if bundle.labels else 'none'}; made by {bundle.tool}")
     for reason in bundle.forced:
         click.echo(f"packed with --force: {reason}")

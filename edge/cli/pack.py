@@ -20,7 +20,11 @@ import click
 @click.option("--licence", "licences", multiple=True, type=click.Path(path_type=Path), help="Of the model; goes along; repeatable.")
 @click.option("--sign", "key", type=click.Path(path_type=Path), metavar="KEY.pem", help="Sign with an Ed25519 key: writes OUT.sig.")
 @click.option("--plain", is_flag=True, help="Model files as the runtime loads them, for a device without Python.")
-@click.option("--force", is_flag=True, help="Pack also what failed its parity gate or its verdict, and mark the bundle.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Pack also what failed its parity gate or its verdict, and mark the bundle. Its self-test holds to the gate all the same.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was packed on stdout as JSON.")
 def pack(
     artifacts: tuple[Path, ...], device: str, out: Path, results: tuple[Path, ...], preprocess: str | None, labels: Path | None,

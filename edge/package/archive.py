@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -15,16 +17,19 @@ from typing import IO, BinaryIO, cast
 
 import zstandard
 
+from edge.artifact import MODEL_NAME
 from edge.errors import BadInput
 from edge.files import inside, new_folder
 
 SUFFIXES = (".tar.zst", ".tar.gz")
 #: What an archive may unpack to, in bytes and in entries.
 MAX_BYTES, MAX_ENTRIES = 8 << 30, 20_000
+#: What a header beside those of files and folders may hold, in bytes; and how deep a file may lie.
+MAX_EXTRA, MAX_DEPTH = 1 << 16, 32
 #: Level of the compressors, and the largest window that a stranger's file may ask for, in bytes.
 ZSTD_LEVEL, GZIP_LEVEL, MAX_WINDOW = 19, 9, 1 << 27
 #: What a damaged archive raises.
-_ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, zstandard.ZstdError)
+_ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, MemoryError, zlib.error, zstandard.ZstdError)
 ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 
 
@@ -36,7 +41,7 @@ def write_archive(folder: Path, out: Path) -> None:
     Raises:
         BadInput: another suffix.
     """
-    check_suffix(out)
+    bundle_name(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
         part = Path(file.name)
@@ -45,6 +50,7 @@ def write_archive(folder: Path, out: Path) -> None:
                 for path in [folder, *sorted(folder.rglob("*"))]:
                     add(archive, path, f"{folder.name}/{path.relative_to(folder)}" if path != folder else folder.name)
             file.flush()
+            os.fsync(file.fileno())
             part.chmod(0o644)
             part.replace(out)
         except BaseException:
@@ -53,13 +59,18 @@ def write_archive(folder: Path, out: Path) -> None:
             raise
 
 
-def check_suffix(out: Path) -> None:
-    """
+def bundle_name(out: Path) -> str:
+    """The name of a bundle by that of its file: ``camera`` of ``camera.bundle.tar.zst``.
+
     Raises:
-        BadInput: neither .tar.zst nor .tar.gz.
+        BadInput: another suffix, or a name that is no plain one.
     """
     if not out.name.endswith(SUFFIXES):
         raise BadInput(f"{out}: a bundle's name ends in {' or '.join(SUFFIXES)}", hint=f"--out {out.name.split('.')[0] or 'camera'}.bundle.tar.zst")
+    name = out.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".tar").removesuffix(".bundle")
+    if not re.match(MODEL_NAME, name) or len(name) > 100:
+        raise BadInput(f"{out}: {name!r} is no name of a bundle: letters, digits, dots and dashes", hint="--out camera.bundle.tar.zst")
+    return name
 
 
 def add(archive: tarfile.TarFile, path: Path, name: str) -> None:
@@ -85,6 +96,17 @@ def _compressing(file: BinaryIO, out: Path) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, stream)
 
 
+class _Entry(tarfile.TarInfo):
+    """An entry whose extended headers, which tarfile reads into memory, are small."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
+        found = super().frombuf(buf, encoding, errors)
+        if found.size < 0 or (found.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and found.size > MAX_EXTRA):
+            raise tarfile.ReadError(f"an entry in it has a header of {found.size} bytes")
+        return found
+
+
 def unpack_archive(path: Path, folder: Path) -> Path:
     """Unpack a stranger's archive into ``folder``, which is made and appears when all is there; returns the one folder that it holds.
 
@@ -95,7 +117,7 @@ def unpack_archive(path: Path, folder: Path) -> Path:
     """
     with new_folder(folder) as scratch:
         try:
-            with path.open("rb") as file, _decompressing(path, file) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            with path.open("rb") as file, _decompressing(path, file) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry) as archive:
                 _unpack(path, archive, scratch)
         except FileNotFoundError:
             raise BadInput(f"{path}: no such file", hint="make one with: edge pack ARTIFACT... --device NAME --out FILE") from None
@@ -120,6 +142,8 @@ def _unpack(path: Path, archive: tarfile.TarFile, scratch: Path) -> None:
         if name.casefold() in names:
             raise BadInput(f"{path}: {name!r} stands in it twice")
         names.add(name.casefold())
+        if entry.size < 0 or (entry.isdir() and entry.size) or name.count("/") >= MAX_DEPTH:
+            raise BadInput(f"{path}: {name[:200]!r} has an impossible size, or lies too deep")
         left -= entry.size
         if left < 0 or len(names) > MAX_ENTRIES:
             raise BadInput(f"{path}: it unpacks to more than {MAX_BYTES >> 30} GiB, or to more than {MAX_ENTRIES:,} files")

@@ -17,13 +17,13 @@ from edge.artifact import MANIFEST as ARTIFACT_MANIFEST
 from edge.artifact import Artifact, FileEntry
 from edge.compress.packing import pack_file
 from edge.package.archive import add
-from edge.package.manifest import Bundle, Limits, PackedArtifact, PackedDevice, PackedFile, Sizes
+from edge.package.manifest import Bundle, Limits, PackedArtifact, PackedDevice, PackedFile, PackedPreprocessing, Sizes
 from edge.package.regions import tensor_regions
 from edge.package.run.bundle import MANIFEST, SUMS
+from edge.package.run.decode import Damaged, unpack_file
 from edge.vocabulary import Format
 
 HERE = Path(__file__).parent
-LICENSE = "Apache-2.0"
 #: Format -> the package of its runtime; numpy comes beside each.
 RUNTIMES = {Format.ONNX: "onnxruntime", Format.PADDLE_INFERENCE: "paddlepaddle", Format.PADDLE_LITE: "paddlelite"}
 #: Stands where Python would put its bytecode: a bundle writes nothing into itself.
@@ -63,7 +63,7 @@ class Content:
     best: str
     worker: Path
     bench: dict[str, Any]
-    preprocessing: dict[str, Any] | None = None
+    preprocessing: PackedPreprocessing | None = None
     labels: tuple[str, ...] | None = None
     data: dict[str, bytes] | None = None
     wheels: tuple[Path, ...] = ()
@@ -94,8 +94,8 @@ def build(content: Content, folder: Path, progress: Progress = lambda *_: None) 
         forced=content.forced,
     )
     bundle = bundle.model_copy(update={"sizes": _sizes(bundle, content, folder)})
-    (folder / MANIFEST).write_text(bundle.model_dump_json(indent=1))
-    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in _digests(folder)))
+    (folder / MANIFEST).write_text(bundle.model_dump_json(indent=1), encoding="utf-8")
+    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in _digests(folder)), encoding="utf-8")
     progress(len(content.items), len(content.items), "done")
     return bundle
 
@@ -140,11 +140,18 @@ def _put_file(artifact: Artifact, entry: FileEntry, home: Path, packs: bool) -> 
     data, stored = path.read_bytes(), entry.path
     if packs and path.suffix not in PLAIN_SUFFIXES:
         packed = pack_file(data, tensor_regions(path, data, artifact.manifest.format))
-        if len(packed) < len(data):
+        if len(packed) < len(data) and _decodes(packed, data):  # a strange file may be more than the decoder takes
             data, stored = packed, entry.path + PACKED
     (home / stored).parent.mkdir(parents=True, exist_ok=True)
     (home / stored).write_bytes(data)
     return PackedFile(role=entry.role, path=entry.path, stored=stored, bytes=entry.bytes, sha256=entry.sha256)
+
+
+def _decodes(packed: bytes, data: bytes) -> bool:
+    try:
+        return unpack_file(packed) == data
+    except Damaged:
+        return False
 
 
 def _put_code(source: Path, target: Path) -> None:
@@ -158,13 +165,18 @@ def _put_code(source: Path, target: Path) -> None:
 def _put_texts(content: Content, folder: Path) -> None:
     for item in content.items:
         shutil.copyfile(HERE / "runtimes" / f"{item.artifact.manifest.format.value}.txt", folder / _requirements(content, item))
-    (folder / "README.md").write_text((HERE / "device_readme.md").read_text().replace("NAME", content.name))
+    (folder / "README.md").write_text(_readme(content), encoding="utf-8")
     for name, data in (content.data or {}).items():
         (folder / name).write_bytes(data)
     for kind, files in (("licences", content.licences), ("wheels", content.wheels)):
         for path in files:
             (folder / kind).mkdir(exist_ok=True)
             shutil.copyfile(path, folder / kind / path.name)
+
+
+def _readme(content: Content) -> str:
+    text = (HERE / "device_readme.md").read_text(encoding="utf-8")
+    return text.replace("NAME", content.name).replace("REQUIREMENTS", _requirements(content, content.items[0]))
 
 
 def packages_of(format: Format) -> dict[str, tuple[str, ...]]:

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from edge.artifact import MANIFEST as ARTIFACT_MANIFEST
 from edge.artifact import MODEL_NAME, Role
 from edge.errors import BadInput
-from edge.files import read_limited
+from edge.files import inside, read_limited
 from edge.package.run.bundle import MANIFEST, MANIFEST_VERSION
 from edge.vocabulary import Arch, Format, Frozen, Precision
 
 #: A larger manifest is refused, in bytes.
 MAX_MANIFEST = 4 << 20
+MAX_TEXT = 1000
+
+
+def _plain(path: str) -> str:
+    inside(Path("/nowhere"), path)
+    return path
+
+
+def _printable(text: str) -> str:
+    """What a stranger says, without what would steer the terminal."""
+    return "".join(filter(str.isprintable, text))
+
+
 Name = Annotated[str, Field(pattern=MODEL_NAME, max_length=200)]
-Text = Annotated[str, Field(max_length=1000)]
-#: Plain and relative, see `edge.files.inside`.
-Relative = Annotated[str, Field(max_length=400)]
+Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_printable)]
+#: See `edge.files.inside`.
+Relative = Annotated[str, Field(max_length=400), AfterValidator(_plain)]
 
 
 class PackedFile(Frozen):
@@ -66,6 +81,18 @@ class PackedArtifact(Frozen):
     says: Text
 
 
+class PackedPreprocessing(Frozen):
+    """As `edge.datasets.preprocessing.Preprocessing`."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float
+    order: Literal["rgb", "bgr", "grey"]
+    resize: Literal["stretch", "crop", "pad"]
+    short: int | None
+
+
 class PackedDevice(Frozen):
     """What of a device's profile its processor is held to."""
 
@@ -88,7 +115,7 @@ class Bundle(Frozen):
     """``bundle.json``.
 
     Attributes:
-        best: the artifact that runs where none is named. preprocessing: the fields of `edge.datasets.preprocessing.Preprocessing`.
+        best: the artifact that runs where none is named.
         bench: what ``run bench`` asks of the worker. forced: why it should not have been packed. tool: version of this tool.
     """
 
@@ -98,11 +125,23 @@ class Bundle(Frozen):
     device: PackedDevice
     artifacts: tuple[PackedArtifact, ...] = Field(min_length=1, max_length=100)
     best: Name
-    preprocessing: dict[str, Any] | None
+    preprocessing: PackedPreprocessing | None
     labels: tuple[Text, ...] | None = Field(max_length=100_000)
     bench: dict[str, Any]
     forced: tuple[Text, ...]
     sizes: Sizes | None = None
+
+    @model_validator(mode="after")
+    def _best_is_one_of_them(self) -> Bundle:
+        if self.best not in {artifact.name for artifact in self.artifacts}:
+            raise ValueError(f"the best artifact, {self.best}, is not among them")
+        return self
+
+    def named_files(self) -> Iterator[str]:
+        """Every file that the manifest names."""
+        for artifact in self.artifacts:
+            yield artifact.requirements
+            yield from (f"{artifact.folder}/{name}" for name in (*(entry.stored for entry in artifact.files), artifact.vectors, ARTIFACT_MANIFEST))
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,8 @@ def _of_onnx(path: Path, data: bytes) -> list[Region]:
         raise BadInput(f"{path}: not an ONNX file: {error}", hint="export it again") from error
     found, end = [], 0
     for tensor in model.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.raw_data) < LEAST_BYTES:
+        whole = tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.raw_data) == 4 * math.prod(tensor.dims)
+        if not whole or len(tensor.raw_data) < LEAST_BYTES:
             continue
         at = data.find(tensor.raw_data, end)
         if at >= 0:

@@ -11,11 +11,8 @@ from edge.files import sha256_of
 from edge.package.run.bundle import SUMS
 from edge.workflows.inspect import checked_bundle, unpacked
 
-#: Where bundles lie on a board, unless something else is said.
-INTO = "~/edge-bundles"
 
-
-def deploy(path: Path, target: SshTarget, into: str = INTO, key: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Installed:
+def deploy(path: Path, target: SshTarget, into: str, key: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Installed:
     """Install a bundle there, in a folder named by its checksums; the version before stays for `roll_back`.
 
     Raises:
@@ -31,6 +28,6 @@ def deploy(path: Path, target: SshTarget, into: str = INTO, key: Path | None = N
         return target.install(folder, bundle.name, sha256_of(folder / SUMS)[:12], into)
 
 
-def roll_back(name: str, target: SshTarget, into: str = INTO) -> Installed:
+def roll_back(name: str, target: SshTarget, into: str) -> Installed:
     """See `edge.devices.ssh.SshTarget.roll_back`."""
     return target.roll_back(name, into)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from edge.artifact import Artifact, load_artifact
 from edge.errors import BadInput
-from edge.files import inside, read_limited
+from edge.files import inside, read_limited, sha256_of
 from edge.package.archive import unpack_archive
 from edge.package.manifest import Bundle, read_bundle
 from edge.package.run.bundle import MANIFEST, SUMS
@@ -68,9 +67,13 @@ def checked_bundle(folder: Path) -> Bundle:
     for name, digest in listed.items():
         path = inside(folder, name)
         if not path.is_file():
-            raise BadInput(f"{path}: listed in {SUMS}, and not there", hint="copy the bundle again")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise BadInput(f"{path}: not what was packed: its sha256 is another than in {SUMS}", hint="copy the bundle again")
-    if stray := next((path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() not in {*listed, SUMS}), None):
-        raise BadInput(f"{stray}: not in {SUMS}", hint="it was put there after the bundle was packed")
-    return read_bundle(folder)
+            raise BadInput(f"{folder}: {name!r} is listed in {SUMS}, and not there", hint="copy the bundle again")
+        if sha256_of(path) != digest:
+            raise BadInput(f"{folder}: {name!r} is not what was packed: its sha256 is another than in {SUMS}", hint="copy the bundle again")
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if stray := next(iter(sorted(there - {*listed, SUMS})), None):
+        raise BadInput(f"{folder}: {stray!r} is not in {SUMS}", hint="it was put there after the bundle was packed")
+    bundle = read_bundle(folder)
+    if absent := next((name for name in bundle.named_files() if name not in listed), None):
+        raise BadInput(f"{folder}: its manifest names {absent!r}, and that is not in {SUMS}", hint="it was not made by edge pack")
+    return bundle

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 
-from edge.artifact import Artifact, load_artifact
+from edge.artifact import MANIFEST, Artifact, load_artifact
 from edge.bench.launch import SPEC_VERSION, WORKER
 from edge.bench.measure import BenchRequest
 from edge.bench.results import Results, read_results
+from edge.bench.rows import ARTIFACT
 from edge.bench.scenarios import timing
 from edge.bench.verdict import Check, Verdict, check
 from edge.bench.worker.machine import TELLING_FLAGS
@@ -22,17 +23,17 @@ from edge.devices.profile import Profile, load_profile
 from edge.errors import BadInput, CheckFailed
 from edge.export.parity import THRESHOLDS
 from edge.export.support import cell_of
-from edge.files import read_limited
-from edge.package.archive import check_suffix, write_archive
+from edge.files import read_limited, sha256_of
+from edge.package.archive import bundle_name, write_archive
 from edge.package.build import Content, Item, build
-from edge.package.manifest import Bundle, Limits, PackedDevice
-from edge.package.signature import private_key, sign
+from edge.package.manifest import MAX_TEXT, Bundle, Limits, PackedDevice, PackedPreprocessing
+from edge.package.signature import private_key, sign, signature_path
 from edge.vocabulary import Arch, Precision
 
 Progress = Callable[[int, int, str], None]
 #: Larger files of labels and licences are refused, in bytes.
-MAX_TEXT = 4 << 20
-NOT_JUDGED = "no results were given: edge pack --results FILE"
+MAX_FILE = 4 << 20
+NOT_JUDGED = "no results of it were given: edge pack --results FILE"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def pack(request: PackRequest, progress: Progress = lambda *_: None) -> Packed:
         BadInput: an artifact, a profile or another file that cannot be used, or that is not for the device.
         CheckFailed: an artifact failed its parity gate or its verdict, and nothing was forced.
     """
-    check_suffix(request.out)
+    bundle_name(request.out)
     key = private_key(request.key) if request.key else None
     profile = load_profile(request.device)
     artifacts = [load_artifact(folder) for folder in request.artifacts]
@@ -84,7 +85,7 @@ def pack(request: PackRequest, progress: Progress = lambda *_: None) -> Packed:
     results = Results(cells=tuple(cell for path in request.results for cell in read_results(path).cells))
     found = check(results.cells, profile) if results.cells else None
     verdicts = {artifact.name: _verdict_of(artifact, found, results) for artifact in artifacts}
-    refused = tuple(_refusals(artifacts, verdicts, profile))
+    refused = tuple(reason[:MAX_TEXT] for reason in _refusals(artifacts, verdicts, profile))
     if refused and not request.force:
         raise CheckFailed(f"not packed: {'; '.join(refused)}", hint="mend it, leave that artifact out, or mark the bundle: --force")
     content = _content(request, profile, artifacts, verdicts, refused, results, found)
@@ -93,6 +94,7 @@ def pack(request: PackRequest, progress: Progress = lambda *_: None) -> Packed:
         folder.mkdir()
         bundle = build(content, folder, progress)
         write_archive(folder, request.out)
+    signature_path(request.out).unlink(missing_ok=True)  # of what stood there before
     return Packed(bundle, request.out, request.out.stat().st_size, sign(request.out, key) if key else None)
 
 
@@ -108,9 +110,10 @@ def _check_fit(artifacts: Sequence[Artifact], profile: Profile) -> None:
 
 
 def _verdict_of(artifact: Artifact, found: Check | None, results: Results) -> Verdict | None:
-    """Of this very artifact: the same name and the same size."""
-    sizes = {cell.size.value for cell in results.cells if cell.artifact == artifact.name}
-    if sizes and artifact.size not in sizes:
+    """Of this very artifact: by its manifest where the results tell it, else by name and size."""
+    mine = [cell for cell in results.cells if cell.artifact == artifact.name]
+    sizes, digests = {cell.size.value for cell in mine}, {str(cell.environment[ARTIFACT]) for cell in mine if ARTIFACT in cell.environment}
+    if (sizes and artifact.size not in sizes) or (digests and sha256_of(artifact.folder / MANIFEST) not in digests):
         raise BadInput(
             f"{artifact.folder}: the results are of another export of {artifact.name}", hint="measure again: edge bench ARTIFACT --out FILE"
         )
@@ -141,8 +144,7 @@ def _content(
     results: Results,
     found: Check | None,
 ) -> Content:
-    known, classes = known_pictures(artifacts[0].manifest.provenance.dataset)
-    preprocessing = request.preprocessing or known
+    preprocessing, labels = _pictures(request, artifacts)
     tool = distribution("paddle-edge")
     best = _best(artifacts, found)
     data = {"LICENSE": (tool.read_text("licenses/LICENSE") or "").encode()}
@@ -151,15 +153,15 @@ def _content(
         kept = tuple(cell for cell in results.cells if cell.artifact in mine)
         data |= {"results.json": Results(cells=kept).model_dump_json(indent=1).encode(), "verdict.json": found.model_dump_json(indent=1).encode()}
     return Content(
-        name=_name(request.out),
+        name=bundle_name(request.out),
         tool=f"paddle-edge {tool.version}",
         device=_device(profile),
         items=tuple(_item(artifact, verdicts[artifact.name]) for artifact in artifacts),
         best=best.name,
         worker=WORKER,
         bench=_bench(BenchRequest(LocalTarget())),
-        preprocessing=None if preprocessing is None else asdict(preprocessing),
-        labels=_labels(request.labels) if request.labels else classes,
+        preprocessing=None if preprocessing is None else PackedPreprocessing(**asdict(preprocessing)),
+        labels=labels,
         data=data,
         wheels=_wheels(request.wheels),
         licences=_licences(request.licences),
@@ -169,9 +171,31 @@ def _content(
     )
 
 
-def _name(out: Path) -> str:
-    """``camera`` of ``camera.bundle.tar.zst``."""
-    return out.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".tar").removesuffix(".bundle")
+def _pictures(request: PackRequest, artifacts: Sequence[Artifact]) -> tuple[Preprocessing | None, tuple[str, ...] | None]:
+    """One preprocessing and one set of labels for all of them, which fit each."""
+    known = {known_pictures(artifact.manifest.provenance.dataset) for artifact in artifacts}
+    if len(known) > 1:
+        raise BadInput("the artifacts are of models of different data", hint="pack those of one model in a bundle")
+    preprocessing, labels = next(iter(known))
+    preprocessing = request.preprocessing or preprocessing
+    labels = _labels(request.labels) if request.labels else labels
+    for artifact in artifacts:
+        first, last = artifact.manifest.inputs[0].shape, artifact.manifest.outputs[0].shape
+        if preprocessing and not _fits(preprocessing.shape, first[1:]):
+            raise BadInput(
+                f"{artifact.name} takes {_sides(first)}, and {preprocessing} gives {_sides(preprocessing.shape)}", hint="mend --preprocess"
+            )
+        if labels and len(last) == 2 and last[1] not in (None, len(labels)):
+            raise BadInput(f"{artifact.name} has {last[1]} classes, and there are {len(labels)} labels", hint="--labels FILE: a line a class")
+    return preprocessing, labels
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(side in (None, mine) for mine, side in zip(shape, wanted, strict=True))
+
+
+def _sides(shape: Sequence[int | None]) -> str:
+    return "x".join("?" if side is None else str(side) for side in shape)
 
 
 def _best(artifacts: Sequence[Artifact], found: Check | None) -> Artifact:
@@ -194,7 +218,7 @@ def _item(artifact: Artifact, verdict: Verdict | None) -> Item:
         Limits(max_rel=limits.max_rel, cosine=limits.cosine, agreement=limits.agreement if held else None),
         cell.cpu_flags if cell else (),
         verdict.verdict if verdict else None,
-        (_failed(verdict) or verdict.cell) if verdict else NOT_JUDGED,
+        (_failed(verdict) or verdict.cell)[:MAX_TEXT] if verdict else NOT_JUDGED,
     )
 
 
@@ -215,7 +239,7 @@ def _fp32(best: Artifact, artifacts: Sequence[Artifact], results: Results) -> in
 
 def _labels(path: Path) -> tuple[str, ...]:
     try:
-        found = read_limited(path, MAX_TEXT, "file of labels").decode().splitlines()
+        found = read_limited(path, MAX_FILE, "file of labels").decode().splitlines()
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text: {error}") from error
     if any(len(line) > 1000 for line in found):
@@ -234,7 +258,7 @@ def _wheels(folder: Path | None) -> tuple[Path, ...]:
 
 def _licences(paths: Sequence[Path]) -> tuple[Path, ...]:
     for path in paths:
-        read_limited(path, MAX_TEXT, "licence")
+        read_limited(path, MAX_FILE, "licence")
     if len({path.name for path in paths}) < len(paths):
         raise BadInput("two licences have the same file name", hint="rename one")
     return tuple(paths)

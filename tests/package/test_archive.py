@@ -71,6 +71,27 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         unpack_archive(many, tmp_path / "out")
 
 
+def test_a_header_that_lies_or_takes_all_memory_is_refused(tmp_path: Path) -> None:
+    folder = entry("b", kind=tarfile.DIRTYPE)
+    folder[0].size = 1 << 40
+    deep = entry("/".join(["a"] * 100))
+    for number, (entries, said) in enumerate((([folder], "impossible size"), ([deep], "lies too deep"))):
+        path = tmp_path / f"{number}.tar.gz"
+        with gzip.open(path, "wb") as out:
+            for info, data in entries:
+                out.write(info.tobuf(tarfile.GNU_FORMAT) + (data.ljust(512, b"\0") if info.isreg() else b""))
+            out.write(bytes(1024))
+        with pytest.raises(BadInput, match=said):
+            unpack_archive(path, tmp_path / "out")
+    for size, head in ((1 << 20, tarfile.XHDTYPE), (1 << 20, tarfile.GNUTYPE_LONGNAME), (-5, tarfile.REGTYPE)):
+        info = tarfile.TarInfo("b/x")
+        info.type, info.size = head, size
+        with gzip.open(tmp_path / "head.tar.gz", "wb") as out:
+            out.write(info.tobuf(tarfile.GNU_FORMAT) + bytes(max(size, 0) + 1024))
+        with pytest.raises(BadInput, match="a header of"):
+            unpack_archive(tmp_path / "head.tar.gz", tmp_path / "out")
+
+
 def test_a_window_that_takes_all_memory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.tar.zst").write_bytes(zstd_with_window())
     with pytest.raises(BadInput, match="not a readable bundle"):

@@ -212,11 +212,80 @@ def answers_of(found: list[dict[str, Any]]) -> list[Any]:
         (("serve",), "name where the frames come from"),
         (("serve", "--stdin", "28"), "28 is not WIDTHxHEIGHT"),
         (("serve", "--watch", "nowhere"), "nowhere is not a folder"),
+        (("serve", "--stdin", "99999999999999999999x9"), "is not WIDTHxHEIGHT"),
+        (("infer", "--input", f"artifacts/{FP32}/vectors.npz"), "it is an archive of arrays"),
+        (("bench", "--out", "nowhere/x.json"), "there is no such folder"),
     ],
 )
 def test_wrong_use_is_one_sentence(unpacked: Path, arguments: tuple[str, ...], said: str) -> None:
     ran = run_bundle(unpacked, *arguments)
     assert ran.code == 2 and ran.err.startswith("bundle: ") and said in ran.err and "Traceback" not in ran.err
+
+
+def test_a_folder_is_watched_while_pictures_come_and_go(unpacked: Path, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    (frames / "gone.png").symlink_to("nowhere")
+    (frames / "empty.png").write_bytes(b"")
+    Image.new("L", (28, 28)).save(frames / "x.png")
+    ran = run_bundle(unpacked, "serve", "--watch", frames, "--once")
+    assert ran.code == 0 and [Path(line["frame"]).name for line in lines(ran.out)] == ["x.png"] and not ran.err
+
+
+def test_a_python_without_lzma_says_so(unpacked: Path) -> None:
+    code = "import sys; sys.modules['lzma'] = sys.modules['_lzma'] = None; import runpy; sys.argv = ['run', 'install', 'x']; "
+    code += "runpy.run_module('run', run_name='__main__', alter_sys=True)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=unpacked, capture_output=True, text=True)
+    assert done.returncode == 2 and "this Python cannot decode it" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_one_artifact_is_proven_alone(unpacked: Path) -> None:
+    change_bundle(unpacked, lambda raw: raw["artifacts"][1].update(any_flag=["of-no-processor"]))
+    assert run_bundle(unpacked, "self-test", "--artifact", FP32).code == 0
+    ran = run_bundle(unpacked, "self-test")
+    assert ran.code == 1 and "needs a processor with one of of-no-processor" in ran.out
+
+
+def test_labels_and_preprocessing_must_fit(demo: Demo, profile: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("one\ntwo\n")
+    for options, said in (
+        (("--labels", tmp_path / "labels.txt"), "has 10 classes, and there are 2 labels"),
+        (("--preprocess", "size=32x32,order=grey"), "and size=32x32"),
+    ):
+        ran = run_edge("pack", demo.artifacts / FP32, "--device", profile, *options, "--out", tmp_path / "x.tar.gz")
+        assert ran.code == 2 and said in ran.err
+    assert "is no name of a bundle" in run_edge("pack", demo.artifacts / FP32, "--device", profile, "--out", tmp_path / "my camera.tar.gz").err
+
+
+def test_results_of_another_model_of_the_same_size_are_not_its_verdict(
+    copy_of: Callable[[str], Path], demo: Demo, profile: Path, tmp_path: Path
+) -> None:
+    artifact = copy_of("onnx-fp32")
+    edit_manifest(artifact, lambda raw: raw.update(tools={"another": "1"}))
+    ran = run_edge("pack", artifact, "--device", profile, "--results", demo.folder / "results.json", "--out", tmp_path / "x.tar.gz")
+    assert ran.code == 2 and "the results are of another export" in ran.err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preprocessing": {}},
+        {"best": "nobody"},
+        {"artifacts": []},
+        {"labels": 3},
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_one_sentence(unpacked: Path, change: dict[str, Any]) -> None:
+    change_bundle(unpacked, lambda raw: raw.update(change))
+    ran = run_edge("inspect", unpacked)
+    assert ran.code == 2 and "bundle.json" in ran.err and "internal" not in ran.err
+
+
+def test_a_manifest_that_names_other_files_is_refused(unpacked: Path) -> None:
+    change_bundle(unpacked, lambda raw: raw["artifacts"][0].update(vectors="elsewhere.npz"))
+    assert "elsewhere.npz', and that is not in SHA256SUMS" in run_edge("inspect", unpacked).err
+    change_bundle(unpacked, lambda raw: raw["artifacts"][0].update(folder="../../etc"))
+    assert run_edge("inspect", unpacked).code == 2
 
 
 def test_what_failed_its_gate_is_refused_unless_it_is_marked(copy_of: Callable[[str], Path], profile: Path, tmp_path: Path) -> None:
@@ -260,11 +329,11 @@ def test_inspect_tells_what_is_inside_and_finds_damage(packed: Path, unpacked: P
     assert json.loads(run_edge("inspect", packed, "--json").out)["name"] == "camera"
     assert "parity: passed" in run_edge("inspect", demo.artifacts / FP32).out
     (unpacked / "artifacts" / "stray").write_text("x")
-    assert "stray: not in SHA256SUMS" in run_edge("inspect", unpacked).err
+    assert "stray' is not in SHA256SUMS" in run_edge("inspect", unpacked).err
     (unpacked / "artifacts" / "stray").unlink()
     (unpacked / "LICENSE").write_text("another one")
     ran = run_edge("inspect", unpacked)
-    assert ran.code == 2 and "LICENSE: not what was packed" in ran.err
+    assert ran.code == 2 and "'LICENSE' is not what was packed" in ran.err
 
 
 def test_wheels_go_along_and_are_unpacked_where_they_fit(demo: Demo, profile: Path, tmp_path: Path) -> None:
@@ -275,12 +344,14 @@ def test_wheels_go_along_and_are_unpacked_where_they_fit(demo: Demo, profile: Pa
     for name in ("mine-1.0-py3-none-any.whl", "other-1.0-cp36-cp36m-win_amd64.whl"):
         with zipfile.ZipFile(wheels / name, "w") as archive:
             archive.writestr(f"{name.split('-')[0]}.py", "answer = 42\n")
+            archive.writestr(f"{name.split('-')[0]}-1.0.data/purelib/deep/more.py", "answer = 43\n")
     out = tmp_path / "w.bundle.tar.zst"
     assert run_edge("pack", demo.artifacts / FP32, "--device", profile, "--wheels", wheels, "--out", out).code == 0
     subprocess.run(["tar", "--zstd", "-xf", out, "-C", tmp_path], check=True)
     ran = run_bundle(tmp_path / "w", "install", tmp_path / "there")
     assert ran.code == 0 and "other-1.0-cp36-cp36m-win_amd64.whl is not for this Python" in ran.out
     assert (tmp_path / "there/site/mine.py").read_text() == "answer = 42\n" and not (tmp_path / "there/site/other.py").exists()
-    assert run_bundle(tmp_path / "there", "self-test").code == 0
+    assert (tmp_path / "there/site/deep/more.py").read_text() == "answer = 43\n"
+    assert run_bundle(tmp_path / "there", "self-test").code == 0 and run_edge("inspect", tmp_path / "there").code == 0
     shutil.rmtree(tmp_path / "there" / "site")
     assert "site/mine.py cannot be read" in run_bundle(tmp_path / "there", "self-test").out

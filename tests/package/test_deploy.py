@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from edge.bench.results import read_results
+from edge.devices.ssh import SshTarget
 from edge.package.archive import unpack_archive, write_archive
 from edge.package.run.bundle import SUMS
 from tests.conftest import Demo, Ran, run_edge
@@ -73,6 +74,28 @@ def test_a_bundle_proves_itself_there_and_can_be_rolled_back(board: Sshd, bundle
     assert len(versions) == 2, "the current and the previous one stay"
     assert deploy(board, bundles[2]).code == 0 and len(list((place(board) / "versions").iterdir())) == 2
     assert not [name for name in board.left_behind() if not name.startswith("edge-bundles")], "nothing else stays"
+
+
+def test_a_rollback_that_is_asked_for_twice_happens_once(board: Sshd, bundles: list[Path]) -> None:
+    """As a link that is lost before the answer asks again."""
+    first, second = (deploy(board, bundle).code == 0 and str(current(board)) for bundle in bundles[:2])
+    target, names = SshTarget(board.name), {"from": Path(str(second)).name, "to": Path(str(first)).name}
+    _ = target.arch  # begins the session
+    for _ in range(2):
+        target._ask("roll-back", limit=60, name="camera", home="~/edge-bundles", python="python3", **names)  # type: ignore[arg-type]
+        assert current(board) == first
+    (place(board) / "previous").unlink()
+    (place(board) / "previous").symlink_to(str(first))  # as a kill between the two links leaves it
+    assert target.roll_back("camera", "~/edge-bundles").previous == Path(str(first)).name and current(board) == second
+    target.close()
+
+
+def test_a_damaged_version_is_mended_by_deploying_it_again(board: Sshd, bundles: list[Path]) -> None:
+    assert deploy(board, bundles[0]).code == 0
+    (place(board) / "current" / "run" / "model.py").unlink()
+    (place(board) / "versions" / ".new").mkdir()  # what a deploy has left that was killed
+    assert deploy(board, bundles[0]).code == 0 and run_bundle(place(board) / "current", "self-test").code == 0
+    assert len(list((place(board) / "versions").iterdir())) == 1
 
 
 def test_what_fails_there_never_becomes_current(board: Sshd, bundles: list[Path], tmp_path: Path) -> None:
@@ -139,7 +162,11 @@ def test_a_cut_during_the_deploy_leaves_a_whole_version(board: Sshd, bundles: li
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(("x.tar.zst", "--target", "local"), "deployed over ssh"), (("nowhere.tar.zst", "--target", "ssh:a@b"), "no such file")],
+    [
+        (("x.tar.zst", "--target", "local"), "deployed over ssh"),
+        (("nowhere.tar.zst", "--target", "ssh:a@b"), "no such file"),
+        (("camera.tar.gz", "--target", "ssh:a@b", "--rollback"), "takes the name of a bundle"),
+    ],
 )
 def test_wrong_use_is_one_sentence(arguments: tuple[str, ...], said: str) -> None:
     ran = run_edge("deploy", *arguments)

@@ -28,6 +28,8 @@ def bench(manifest: Dict[str, Any], artifacts: List[Dict[str, Any]], threads: in
     """
     if machine.emulated():
         raise Refused("this processor is emulated, and its time is no latency", "on the desk: edge bench ARTIFACT --target qemu --device NAME")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
+        raise Refused("%s: there is no such folder" % os.path.dirname(os.path.abspath(out)), "name another file: --out FILE")
     asked = manifest["bench"]
     runs = [("latency", repeat) for repeat in range(asked["repeats"])] + [("memory", 0)]
     records = []

@@ -20,8 +20,8 @@ def main() -> None:
         found = judged(artifact_named(read_manifest(), sys.argv[1]))
     except Refused as refusal:
         found = {"problem": str(refusal)}
-    except ImportError as error:
-        found = {"problem": "a module is missing: %s" % error}
+    except Exception as error:  # whatever a runtime raises
+        found = {"problem": "it fails: %s: %s" % (type(error).__name__, " ".join(str(error).split())[-400:])}
     json.dump(found, answer)
     answer.close()
     os._exit(0)  # tearing a runtime down takes a second, and may fail
@@ -40,6 +40,8 @@ def judged(artifact: Dict[str, Any]) -> Dict[str, Any]:
         rows: List[List[Any]] = []
         for sample in range(len(inputs[0])):
             rows.append(infer([np.ascontiguousarray(array[sample : sample + 1]) for array in inputs]))
+    if len(rows[0]) != len(wanted):
+        return {"problem": "it gives %d outputs, and %d are expected" % (len(rows[0]), len(wanted))}
     outputs = [np.concatenate([np.asarray(row[index], wanted[index].dtype) for row in rows]) for index in range(len(rows[0]))]
     problem = malformed(wanted, outputs)
     if problem:

@@ -31,7 +31,7 @@ def main(arguments: List[str]) -> int:
         if name == "self-test":
             command.add_argument("--json", action="store_true", dest="as_json", help="print the findings as JSON")
         else:
-            command.add_argument("--threads", type=int, default=1)
+            command.add_argument("--threads", type=_count, default=1)
             command.add_argument("--out", required=True, metavar="FILE.json")
     command = commands.add_parser("install", help="a copy with decoded models and unpacked wheels")
     command.add_argument("folder", metavar="DIR")
@@ -59,12 +59,28 @@ def main(arguments: List[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        return 0
+        return 1
+    except MemoryError:
+        sys.stderr.write("bundle: there is not enough memory for this; next: send smaller pictures, or stop something else\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write("bundle: %s: %s\n" % (error.filename or asked.command, error.strerror or error))
+        return 1
+    except Exception as error:
+        sys.stderr.write("bundle: %s failed: %s: %s; next: python3 -m run self-test\n" % (asked.command, type(error).__name__, error))
+        return 1
 
 
 def _say_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--artifact", metavar="NAME", help="another one than the desk has found best")
-    command.add_argument("--threads", type=int, default=1)
+    command.add_argument("--threads", type=_count, default=1)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 1024:
+        raise ValueError(text)
+    return number
 
 
 def _chosen(manifest: Dict[str, Any], name: Optional[str]) -> List[Dict[str, Any]]:

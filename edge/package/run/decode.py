@@ -6,9 +6,7 @@ which run at the speed of C.
 
 from __future__ import annotations
 
-import bz2
 import itertools
-import lzma
 import operator
 from array import array
 from typing import Any, Callable, Dict, Iterator, List, Tuple, TypeVar
@@ -29,10 +27,12 @@ EXPANDED = [bytes(number >> bit & 1 for bit in range(7, -1, -1)) for number in r
 
 
 class Damaged(ValueError):
-    """Not such a file, damaged, or larger than `MAX_UNPACKED`."""
+    """Not such a file, damaged, or larger than `MAX_UNPACKED`; or this Python cannot decode it."""
 
 
 def filters(context: Tuple[int, int, int], dictionary: int = MAX_DICTIONARY) -> List[Dict[str, Any]]:
+    import lzma
+
     lc, lp, pb = context
     return [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}]
 
@@ -60,6 +60,11 @@ Read = TypeVar("Read")
 
 def _told(read: Callable[[bytes], Read], data: bytes) -> Read:
     try:
+        import bz2  # noqa: F401
+        import lzma
+    except ImportError as error:  # one that was built without them
+        raise Damaged("this Python cannot decode it: %s; a bundle of edge pack --plain needs no decoding" % error) from None
+    try:
         return read(data)
     except (lzma.LZMAError, EOFError, OSError, LookupError, ValueError, OverflowError) as error:
         raise Damaged("not a readable packed model: %s" % (error or "it ends too early")) from None
@@ -83,6 +88,9 @@ def _after(magic: bytes, data: bytes) -> bytes:
 
 
 def _decompressed(data: bytes) -> bytes:
+    import bz2
+    import lzma
+
     number, compressed = data[0], data[1:]
     decoder: Any
     if number < len(LZMA_CONTEXTS):

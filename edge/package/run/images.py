@@ -16,6 +16,8 @@ from .bundle import Refused
 #: A larger picture is refused, in bytes and in pixels.
 MAX_BYTES, MAX_PIXELS = 64 << 20, 64_000_000
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+#: Lines that are resized at a time.
+BAND = 256
 #: Bits behind the point of a weight of Pillow's.
 FRACTION = 22
 #: Colour type -> samples a pixel: grey, RGB, palette, grey with alpha, RGB with alpha.
@@ -50,7 +52,9 @@ def _by_pillow(path: str) -> Any:
     except ImportError:
         raise Refused("%s is neither PNG nor PNM, and Pillow is not installed here" % path, "python3 -m pip install pillow, or send PNG") from None
     try:
-        with Image.open(path, formats=("JPEG", "BMP")) as picture:
+        with Image.open(path) as picture:
+            if picture.format not in ("JPEG", "BMP") or picture.width * picture.height > MAX_PIXELS:
+                raise ValueError("it is %s of %d x %d pixels" % (picture.format, picture.width, picture.height))
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except Exception as error:  # whatever Pillow raises for a damaged file
         raise Refused("%s is not a readable picture: %s" % (path, error)) from None
@@ -188,7 +192,8 @@ def resized(pixels: Any, size: Tuple[int, int], box: Tuple[float, float, float, 
     left, upper, right, lower = box
     across = _weights(pixels.shape[1], size[1], left, right)
     down = _weights(pixels.shape[0], size[0], upper, lower)
-    lines = _rounded(np.einsum("ow,hwc->hoc", across, pixels.astype(np.float64), optimize=True))
+    bands = [pixels[start : start + BAND] for start in range(0, len(pixels), BAND)]  # a large picture as float64 would take all memory
+    lines = np.concatenate([_rounded(np.einsum("ow,hwc->hoc", across, band.astype(np.float64), optimize=True)) for band in bands])
     return _rounded(np.einsum("oh,hwc->owc", down, lines.astype(np.float64), optimize=True))
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
-from typing import Any, BinaryIO, Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, Tuple
 
 from .bundle import Refused
 from .model import loaded
@@ -14,21 +15,22 @@ from .model import loaded
 #: Classes that are told, the likeliest first.
 TOP = 5
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
+#: Pixels of a raw frame, at most.
+MAX_FRAME = 64_000_000
 #: Seconds between two looks at a folder.
 INTERVAL = 0.2
 #: What it is called, and the model's first input, [1, ...].
 Frame = Tuple[str, Any]
 
 
-def run_frames(manifest: Dict[str, Any], artifact: Dict[str, Any], frames: Iterator[Frame], threads: int) -> int:
-    """Every frame through the model; returns how many there were.
+def run_frames(manifest: Dict[str, Any], artifact: Dict[str, Any], frames: Iterator[Frame], threads: int) -> None:
+    """Every frame through the model.
 
     Raises:
         Refused: the model does not load, or does not take a frame.
     """
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # stdout is for the answers: runtimes are chatty
-    count = 0
     with loaded(artifact, threads) as infer:
         for name, frame in frames:
             began = time.perf_counter()
@@ -39,8 +41,6 @@ def run_frames(manifest: Dict[str, Any], artifact: Dict[str, Any], frames: Itera
             line = {"frame": name, "ms": round(1e3 * (time.perf_counter() - began), 3), **_told(outputs, manifest["labels"])}
             answer.write(json.dumps(line) + "\n")
             answer.flush()
-            count += 1
-    return count
 
 
 def _told(outputs: Any, labels: Any) -> Dict[str, Any]:
@@ -60,7 +60,7 @@ def preparer(manifest: Dict[str, Any]) -> Callable[[Any], Any]:
     """
     how = manifest["preprocessing"]
     if how is None:
-        raise Refused("this bundle does not say how a picture becomes an input", "send arrays: --input FILE.npy; or pack it with --preprocessing")
+        raise Refused("this bundle does not say how a picture becomes an input", "send arrays: --input FILE.npy; or pack it with --preprocess")
     from .images import preprocess
 
     return lambda pixels: preprocess(pixels, how)
@@ -81,8 +81,10 @@ def arrays(paths: Iterator[str]) -> Iterator[Frame]:
     for path in paths:
         try:
             found = np.load(path, allow_pickle=False, mmap_mode="r")
-        except (OSError, ValueError) as error:
-            raise Refused("%s cannot be read: %s" % (path, error)) from None
+            if not isinstance(found, np.ndarray):
+                raise ValueError("it is an archive of arrays")
+        except (OSError, ValueError, EOFError) as error:
+            raise Refused("%s cannot be read: %s" % (path, error), "name files of one array each, as numpy.save writes them") from None
         for row in range(len(found) if found.ndim else 0):
             yield "%s[%d]" % (path, row), np.ascontiguousarray(found[row : row + 1])
 
@@ -111,7 +113,7 @@ def watched(folder: str, once: bool = False) -> Iterator[str]:
         raise Refused("%s is not a folder" % folder)
     taken, seen = set(), {}  # type: ignore[var-annotated]
     while True:
-        found = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != "."}
+        found = dict(_sizes(folder))
         for name in sorted(found):
             if name not in taken and (once or seen.get(name) == found[name]):
                 taken.add(name)
@@ -123,6 +125,15 @@ def watched(folder: str, once: bool = False) -> Iterator[str]:
         time.sleep(INTERVAL)
 
 
+def _sizes(folder: str) -> Iterator[Tuple[str, int]]:
+    """Of the pictures that are there and hold something; one may go away meanwhile."""
+    for entry in os.scandir(folder):
+        if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != ".":
+            with contextlib.suppress(OSError):
+                if entry.stat().st_size:
+                    yield entry.name, entry.stat().st_size
+
+
 def forgiving(frames: Callable[[str], Frame], paths: Iterator[str]) -> Iterator[Frame]:
     """The frames of a folder, of which one that cannot be read stops nothing."""
     for path in paths:
@@ -132,12 +143,12 @@ def forgiving(frames: Callable[[str], Frame], paths: Iterator[str]) -> Iterator[
             sys.stderr.write("bundle: %s\n" % refusal)
 
 
-def parsed_size(text: Optional[str]) -> Tuple[int, int]:
+def parsed_size(text: str) -> Tuple[int, int]:
     """``640x480``: width, height."""
     try:
-        width, height = map(int, str(text).lower().split("x"))
+        width, height = map(int, text.lower().split("x"))
     except ValueError:
         raise Refused("%s is not WIDTHxHEIGHT" % text, "e.g. --stdin 640x480") from None
-    if min(width, height) < 1:
+    if min(width, height) < 1 or width * height > MAX_FRAME:
         raise Refused("%s is not WIDTHxHEIGHT" % text, "e.g. --stdin 640x480")
     return width, height

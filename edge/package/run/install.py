@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import os
 import platform
 import re
 import shutil
 import sys
 import zipfile
+import zlib
 from typing import Any, Dict, List
 
 from .bundle import ROOT, SUMS, Refused, damage, plain, sha256_of, sums
+from .machine import machine
 
 #: What a wheel may unpack to, in bytes.
 MAX_WHEEL = 4 << 30
@@ -69,20 +73,19 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _write_manifest(manifest: Dict[str, Any], part: str) -> None:
-    import json
-
     artifacts = [{**each, "files": [{**entry, "stored": entry["path"]} for entry in each["files"]]} for each in manifest["artifacts"]]
     _write(os.path.join(part, "bundle.json"), json.dumps({**manifest, "artifacts": artifacts}, indent=1).encode())
 
 
 def _write_sums(part: str) -> None:
-    names = sorted(os.path.relpath(os.path.join(folder, name), part) for folder, _, files in os.walk(part) for name in files if name != "__pycache__")
+    names = sorted(os.path.relpath(os.path.join(folder, name), part) for folder, _, files in os.walk(part) for name in files)
     lines = ["%s  %s\n" % (sha256_of(os.path.join(part, name)), name) for name in names]
     _write(os.path.join(part, SUMS), "".join(lines).encode())
     for folder, _, files in os.walk(part):  # on the disk before the folder gets its name
-        for name in files:
-            with open(os.path.join(folder, name), "rb") as file:
-                os.fsync(file.fileno())
+        for path in [folder, *(os.path.join(folder, name) for name in files)]:
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
 
 
 def _unpack_wheels(site: str) -> List[str]:
@@ -91,10 +94,19 @@ def _unpack_wheels(site: str) -> List[str]:
         if not fits(name):
             remarks.append("%s is not for this Python and processor, and was left out" % name)
             continue
-        with zipfile.ZipFile(os.path.join(wheels, name)) as archive:
-            if sum(info.file_size for info in archive.infolist()) > MAX_WHEEL:
-                raise Refused("%s unpacks to more than %d MiB" % (name, MAX_WHEEL >> 20), "take it out of the bundle")
-            archive.extractall(site)  # it leaves out what would climb out of the folder
+        try:
+            with zipfile.ZipFile(os.path.join(wheels, name)) as archive:
+                if sum(info.file_size for info in archive.infolist()) > MAX_WHEEL:
+                    raise Refused("%s unpacks to more than %d MiB" % (name, MAX_WHEEL >> 20), "take it out of the bundle")
+                archive.extractall(site)  # it leaves out what would climb out of the folder
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+            raise Refused("%s cannot be unpacked: %s" % (name, error), "pack the bundle with another one") from None
+    for library in glob.glob(os.path.join(glob.escape(site), "*.data", "*lib")):  # purelib and platlib (PEP 427)
+        for folder, _, names in os.walk(library):
+            for name in names:
+                inside = os.path.relpath(os.path.join(folder, name), library)
+                os.makedirs(os.path.dirname(os.path.join(site, inside)), exist_ok=True)
+                os.replace(os.path.join(folder, name), os.path.join(site, inside))
     return remarks
 
 
@@ -105,7 +117,8 @@ def fits(wheel: str) -> bool:
         return False
     pythons, abis, platforms = (part.split(".") for part in parts[-3:])
     mine = "cp%d%d" % sys.version_info[:2]
-    right = mine in pythons or "py3" in pythons or ("abi3" in abis and any(_older(python) for python in pythons))
+    exact = mine in pythons and bool({mine, "none"} & set(abis))
+    right = exact or ("py3" in pythons and "none" in abis) or ("abi3" in abis and any(_older(python) for python in pythons))
     return right and any(name == "any" or _runs_here(name) for name in platforms)
 
 
@@ -115,7 +128,7 @@ def _older(python: str) -> bool:
 
 
 def _runs_here(name: str) -> bool:
-    if not name.endswith("_" + platform.machine()):
+    if not name.endswith("_" + machine()):
         return False
     libc = platform.libc_ver()[1] if platform.libc_ver()[0] == "glibc" else ""
     found = re.match(r"^manylinux_2_(\d+)_", name)

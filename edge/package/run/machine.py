@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from typing import Any, Dict, FrozenSet, Iterator
+from typing import Any, Dict, FrozenSet, Iterator, List
 
 from .bundle import ROOT, SITE
 
 ARCHS = {"x86_64": "x86", "amd64": "x86", "i686": "x86"}
+
+
+def machine() -> str:
+    """As wheels name it: that of the Python, which may be of 32 bits under a kernel of 64."""
+    found = platform.machine().lower()
+    if sys.maxsize >> 32:
+        return found
+    return {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}.get(found, found)
 
 
 def arch() -> str:
@@ -45,8 +53,8 @@ def emulated() -> bool:
     return os.path.basename(command).startswith("qemu-")
 
 
-def misfits(manifest: Dict[str, Any]) -> Iterator[str]:
-    """A sentence for each thing that the device of the bundle has and this machine lacks."""
+def misfits(manifest: Dict[str, Any], artifacts: List[Dict[str, Any]]) -> Iterator[str]:
+    """A sentence for each thing that the device of the bundle has, or an artifact needs, and this machine lacks."""
     device, have = manifest["device"], flags()
     if arch() != device["arch"]:
         yield "this processor is %s, and the bundle is for %s, which is %s" % (platform.machine(), device["name"], device["arch"])
@@ -54,7 +62,7 @@ def misfits(manifest: Dict[str, Any]) -> Iterator[str]:
     lacking = [flag for flag in device["flags"] if flag not in have]
     if lacking:
         yield "this processor lacks %s, which %s has: what was measured there does not hold here" % (", ".join(lacking), device["name"])
-    for artifact in manifest["artifacts"]:
+    for artifact in artifacts:
         if artifact["any_flag"] and not have & set(artifact["any_flag"]):
             yield "%s needs a processor with one of %s" % (artifact["name"], ", ".join(artifact["any_flag"]))
 

@@ -25,7 +25,7 @@ def self_test(manifest: Dict[str, Any], artifacts: List[Dict[str, Any]], say: Sa
     """Whether everything is as it should be."""
     if not _said(say, "checksums of %d files" % len(sums()), damage()):
         return False
-    if not _said(say, "processor", machine.misfits(manifest)):
+    if not _said(say, "processor", machine.misfits(manifest, artifacts)):
         return False
     passed = True
     for artifact in artifacts:
