@@ -42,6 +42,7 @@ def settings(**changes: Any) -> dict[str, Any]:
     return {**LoadGen(min_seconds=0.05, min_count=100).model_dump(), **changes}
 
 
+@pytest.mark.alone
 @installed
 def test_loadgen_and_our_loop_agree(lenet: Artifact, tmp_path: Path) -> None:
     apart = np.empty((3, 2))

@@ -385,7 +385,7 @@ def test_a_board_that_sends_odd_names_is_refused(board: Sshd, target: SshTarget,
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize(("owner", "said"), [(f"\x1b[2J{'x' * 1000}", r"\[2Jx{197}"), (f"{ssh._here()} process \u00b2", ".* process \u00b2")])
+@pytest.mark.parametrize(("owner", "said"), [(f"\x1b[2J{'x' * 2000}", r"\[2Jx{997}"), (f"{ssh._here()} process \u00b2", ".* process \u00b2")])
 def test_what_a_board_says_is_cut_and_steers_no_terminal(board: Sshd, tmp_path: Path, owner: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hostile, target = tmp_path / "board.py", SshTarget(board.name)
     reply = json.dumps({"files": [], "refused": "busy", "detail": owner}).encode() + b"\n"
