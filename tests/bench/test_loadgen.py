@@ -45,7 +45,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 @pytest.mark.alone
 @installed
 def test_loadgen_and_our_loop_agree(lenet: Artifact, tmp_path: Path) -> None:
-    apart = np.empty((3, 2))
+    apart = np.empty((7, 2))
     for row in apart:  # in turns: the machine drifts
         loadgen = measured(lenet, LoadGen(min_seconds=0.5), tmp_path)
         ours = np.percentile(np.asarray(measured(lenet, SingleStream(min_seconds=0.5), tmp_path)["samples_ns"]) / 1e6, [50, 90])
