@@ -34,6 +34,8 @@ PARTS: tuple[Part, ...] = ("accuracy", "latency", "memory")
 FRAMES = 64
 #: The kind of a failure that a verdict must know, see `edge.bench.results.Cell.failure`.
 OUT_OF_MEMORY = "out-of-memory"
+#: In a cell's environment: the sha256 of the artifact's manifest, which holds those of its files; `edge.package.run.bench` tells it too.
+ARTIFACT = "artifact_sha256"
 ONE_THREAD = "Paddle Lite's Python API has one thread, whatever is asked for: measure it with --threads 1"
 
 
@@ -195,7 +197,7 @@ def _worker(plan: Plan, part: Part) -> dict[str, Any]:
         inputs = write_inputs(Path(scratch), _at_shapes(plan, arrays))
         task: Any = part
         result = run_worker(task, plan.artifact, inputs, request.target, settings=settings, timeout=request.timeout + longest)
-    return {"figures": result.figures, "environment": result.environment, "seen": result.seen}
+    return {"figures": result.figures, "environment": {**result.environment, ARTIFACT: plan.digest}, "seen": result.seen}
 
 
 def _judge(plan: Plan) -> dict[str, Any]:

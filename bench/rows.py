@@ -33,8 +33,6 @@ from edge.vocabulary import Measurement, Precision, Status, absent
 
 #: Part -> what its runs found, in their order.
 Findings = Mapping[Part, Sequence[dict[str, Any]]]
-#: In a cell's environment: the sha256 of the artifact's manifest, which holds those of its files. What a device sends has none.
-ARTIFACT = "artifact_sha256"
 NO_QUERY_TIMES = "the scenario offline has no times of single queries"
 NO_PROC = "this system has no such figure under /proc"
 EMULATED = "it ran under emulation: its time and power there are not the device's"
@@ -109,7 +107,7 @@ def _figures(plan: Plan, findings: Findings, tool: dict[str, str], log: PowerLog
     figures = {name: value for group in groups for name, value in group.items()}
     figures["figures"] = {name: value for group in groups for name, value in group.get("figures", {}).items()}
     if where := findings.get("latency") or findings.get("count"):
-        figures["environment"] = {**where[0]["environment"], "tool": tool, **({ARTIFACT: plan.digest} if plan.artifact.folder.is_dir() else {})}
+        figures["environment"] = {**where[0]["environment"], "tool": tool}
     figures["warnings"] = doubts(plan, figures.get("processes", ()), findings)
     return figures
 

@@ -1,8 +1,8 @@
 """The far side of an ssh target: one request on stdin, one reply on stdout. It needs Python 3.8 and its standard library.
 
 It comes with every request, so nothing is installed there but the bundles that are deployed. All else that it keeps lies in one folder, which
-belongs to one session at a time. A job
-runs under a supervisor that outlives the link: whoever asks for the job again, by its id, waits for that one and gets what it wrote.
+belongs to one session at a time. A job runs under a supervisor that outlives the link: whoever asks for the job again, by its id, waits for that
+one and gets what it wrote.
 
 A request and a reply are alike: a line of JSON, then the bytes of the files that its ``files`` lists as [name, size].
 """
@@ -180,15 +180,15 @@ def install(request: Request, source: IO[bytes]) -> Reply:
 
 
 def roll_back(request: Request, source: IO[bytes]) -> Reply:
-    """The version ``to`` is the current one again, in the place of ``from``, where it still proves itself. It may be asked for twice."""
+    """The version ``to`` is the current one again, in the place of ``replaced``, where it still proves itself. It may be asked for twice."""
     base, to = place_of(request), request["to"]
     with held_by(request, base):
-        if linked(base, "current") not in (request["from"], to):
+        if linked(base, "current") not in (request["replaced"], to):
             raise Refused("rollback", "another version has become the current one meanwhile")
         proof = said(request, "self-test", [], os.path.join(base, "versions", to))
-        link(base, "previous", request["from"])
+        link(base, "previous", request["replaced"])
         link(base, "current", to)
-        return {"place": os.path.join(base, "current"), "previous": request["from"], "said": proof}, []
+        return {"place": os.path.join(base, "current"), "previous": request["replaced"], "said": proof}, []
 
 
 def bench(request: Request, source: IO[bytes]) -> Reply:

@@ -193,13 +193,12 @@ class SshTarget:
         Raises:
             CheckFailed: there is none, or its self-test fails.
         """
-        place = {"name": name, "home": into, "python": self._python}
-        _ = self._board
+        _ = self._board  # begins the session
         found = _checked(Versions, self._ask("versions", limit=ANSWER, name=name, home=into))
         if found.current is None or found.previous is None:
             raise CheckFailed(f"{self._link.host}: there is no previous version of {name} in {into}", hint="what was current is so still")
-        change = {"from": found.current, "to": found.previous}
-        return _checked(Installed, self._ask("roll-back", limit=INSTALLING, **place, **change))  # type: ignore[arg-type]
+        change = self._ask("roll-back", limit=INSTALLING, name=name, home=into, python=self._python, replaced=found.current, to=found.previous)
+        return _checked(Installed, change)
 
     def bench(self, name: str, into: str, out: Path) -> None:
         """Measure with the current version of a bundle, and write ``out``, which `edge.bench.results.read_results` takes.

@@ -14,7 +14,7 @@ TELLING_FLAGS = (
 
 
 def describe_machine(threads: int) -> dict:
-    cpu = _cpuinfo()
+    cpu = cpuinfo()
     flags = set((cpu.get("flags") or cpu.get("Features") or "").split())
     return {
         "machine": platform.machine(),
@@ -42,7 +42,7 @@ def _versions() -> dict:
     return found
 
 
-def _cpuinfo() -> dict:
+def cpuinfo() -> dict:
     """First value of each field of /proc/cpuinfo."""
     fields: dict = {}
     try:

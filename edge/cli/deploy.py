@@ -33,7 +33,6 @@ def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, m
     """
     from edge.devices.ssh import SshTarget
     from edge.workflows.deploy import deploy as run
-    from edge.workflows.deploy import roll_back
 
     if not target.startswith("ssh:"):
         raise BadInput(f"{target}: bundles are deployed over ssh", hint="--target ssh:USER@HOST")
@@ -41,7 +40,7 @@ def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, m
         raise BadInput("--rollback takes the name of a bundle that is there, and no key", hint="edge deploy camera --target T --rollback")
     there = SshTarget(target, python=python)
     try:
-        found = roll_back(bundle, there, into) if rollback else run(Path(bundle), there, into, key, lambda text: click.echo(text, err=True))
+        found = there.roll_back(bundle, into) if rollback else run(Path(bundle), there, into, key, lambda text: click.echo(text, err=True))
         if measured:
             click.echo("\n".join([*found.said, "measuring there"]), err=True)
             there.bench(Path(found.place).parent.name, into, measured)

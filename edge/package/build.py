@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ from typing import Any
 from edge.artifact import MANIFEST as ARTIFACT_MANIFEST
 from edge.artifact import Artifact, FileEntry
 from edge.compress.packing import pack_file
+from edge.datasets.preprocessing import Preprocessing
+from edge.files import sha256_of
 from edge.package.archive import add
-from edge.package.manifest import Bundle, Limits, PackedArtifact, PackedDevice, PackedFile, PackedPreprocessing, Sizes
+from edge.package.manifest import Bundle, Limits, Outcome, PackedArtifact, PackedDevice, PackedFile, Sizes
 from edge.package.regions import tensor_regions
 from edge.package.run.bundle import MANIFEST, SUMS
 from edge.package.run.decode import Damaged, unpack_file
@@ -42,7 +43,7 @@ class Item:
     artifact: Artifact
     limits: Limits
     any_flag: tuple[str, ...]
-    verdict: Any
+    verdict: Outcome | None
     says: str
 
 
@@ -63,9 +64,9 @@ class Content:
     best: str
     worker: Path
     bench: dict[str, Any]
-    preprocessing: PackedPreprocessing | None = None
+    data: Mapping[str, bytes]
+    preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
-    data: dict[str, bytes] | None = None
     wheels: tuple[Path, ...] = ()
     licences: tuple[Path, ...] = ()
     forced: tuple[str, ...] = ()
@@ -166,7 +167,7 @@ def _put_texts(content: Content, folder: Path) -> None:
     for item in content.items:
         shutil.copyfile(HERE / "runtimes" / f"{item.artifact.manifest.format.value}.txt", folder / _requirements(content, item))
     (folder / "README.md").write_text(_readme(content), encoding="utf-8")
-    for name, data in (content.data or {}).items():
+    for name, data in content.data.items():
         (folder / name).write_bytes(data)
     for kind, files in (("licences", content.licences), ("wheels", content.wheels)):
         for path in files:
@@ -193,7 +194,7 @@ def _versions(format: Format, package: str) -> tuple[str, ...]:
 def _digests(folder: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            yield path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()
+            yield path.relative_to(folder).as_posix(), sha256_of(path)
 
 
 def _sizes(bundle: Bundle, content: Content, folder: Path) -> Sizes:

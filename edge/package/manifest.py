@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from edge.artifact import MANIFEST as ARTIFACT_MANIFEST
 from edge.artifact import MODEL_NAME, Role
+from edge.datasets.preprocessing import Preprocessing
 from edge.errors import BadInput
 from edge.files import inside, read_limited
 from edge.package.run.bundle import MANIFEST, MANIFEST_VERSION
@@ -19,6 +20,8 @@ from edge.vocabulary import Arch, Format, Frozen, Precision
 #: A larger manifest is refused, in bytes.
 MAX_MANIFEST = 4 << 20
 MAX_TEXT = 1000
+#: Of an artifact on a device, from the best to the worst: see `edge.bench.verdict`.
+Outcome = Literal["PASS", "UNKNOWN", "FAIL"]
 
 
 def _plain(path: str) -> str:
@@ -77,20 +80,8 @@ class PackedArtifact(Frozen):
     any_flag: tuple[Text, ...]
     limits: Limits
     parity: bool | None
-    verdict: Literal["PASS", "FAIL", "UNKNOWN"] | None
+    verdict: Outcome | None
     says: Text
-
-
-class PackedPreprocessing(Frozen):
-    """As `edge.datasets.preprocessing.Preprocessing`."""
-
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: float
-    order: Literal["rgb", "bgr", "grey"]
-    resize: Literal["stretch", "crop", "pad"]
-    short: int | None
 
 
 class PackedDevice(Frozen):
@@ -125,7 +116,7 @@ class Bundle(Frozen):
     device: PackedDevice
     artifacts: tuple[PackedArtifact, ...] = Field(min_length=1, max_length=100)
     best: Name
-    preprocessing: PackedPreprocessing | None
+    preprocessing: Preprocessing | None
     labels: tuple[Text, ...] | None = Field(max_length=100_000)
     bench: dict[str, Any]
     forced: tuple[Text, ...]

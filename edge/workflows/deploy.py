@@ -13,7 +13,7 @@ from edge.workflows.inspect import checked_bundle, unpacked
 
 
 def deploy(path: Path, target: SshTarget, into: str, key: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Installed:
-    """Install a bundle there, in a folder named by its checksums; the version before stays for `roll_back`.
+    """Install a bundle there, in a folder named by its checksums; the version before stays for `SshTarget.roll_back`.
 
     Raises:
         BadInput: no bundle, an unsafe or a damaged one. CheckFailed: a wrong signature, or the self-test failed there.
@@ -26,8 +26,3 @@ def deploy(path: Path, target: SshTarget, into: str, key: Path | None = None, sa
             say(f"packed with --force: {reason}")
         say(f"{bundle.name}: checked; copying it to {target.name}")
         return target.install(folder, bundle.name, sha256_of(folder / SUMS)[:12], into)
-
-
-def roll_back(name: str, target: SshTarget, into: str) -> Installed:
-    """See `edge.devices.ssh.SshTarget.roll_back`."""
-    return target.roll_back(name, into)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 
 from edge.artifact import MANIFEST, Artifact, load_artifact
 from edge.bench.launch import SPEC_VERSION, WORKER
-from edge.bench.measure import BenchRequest
+from edge.bench.measure import ARTIFACT, BenchRequest
 from edge.bench.results import Results, read_results
-from edge.bench.rows import ARTIFACT
 from edge.bench.scenarios import timing
 from edge.bench.verdict import Check, Verdict, check
 from edge.bench.worker.machine import TELLING_FLAGS
@@ -20,13 +19,13 @@ from edge.datasets.known import known_pictures
 from edge.datasets.preprocessing import Preprocessing
 from edge.devices.local import LocalTarget
 from edge.devices.profile import Profile, load_profile
-from edge.errors import BadInput, CheckFailed
+from edge.errors import BadInput, CheckFailed, Unavailable
 from edge.export.parity import THRESHOLDS
 from edge.export.support import cell_of
 from edge.files import read_limited, sha256_of
 from edge.package.archive import bundle_name, write_archive
 from edge.package.build import Content, Item, build
-from edge.package.manifest import MAX_TEXT, Bundle, Limits, PackedDevice, PackedPreprocessing
+from edge.package.manifest import MAX_TEXT, Bundle, Limits, PackedDevice
 from edge.package.signature import private_key, sign, signature_path
 from edge.vocabulary import Arch, Precision
 
@@ -75,7 +74,7 @@ def pack(request: PackRequest, progress: Progress = lambda *_: None) -> Packed:
 
     Raises:
         BadInput: an artifact, a profile or another file that cannot be used, or that is not for the device.
-        CheckFailed: an artifact failed its parity gate or its verdict, and nothing was forced.
+        CheckFailed: an artifact failed its parity gate or its verdict, and nothing was forced. Unavailable: this tool is not installed whole.
     """
     bundle_name(request.out)
     key = private_key(request.key) if request.key else None
@@ -147,7 +146,10 @@ def _content(
     preprocessing, labels = _pictures(request, artifacts)
     tool = distribution("paddle-edge")
     best = _best(artifacts, found)
-    data = {"LICENSE": (tool.read_text("licenses/LICENSE") or "").encode()}
+    licence = tool.read_text("licenses/LICENSE")
+    if licence is None:
+        raise Unavailable("the licence of this tool is not installed with it, and a bundle holds its code", hint="install it again: make setup")
+    data = {"LICENSE": licence.encode()}
     if found:
         mine = {artifact.name for artifact in artifacts}
         kept = tuple(cell for cell in results.cells if cell.artifact in mine)
@@ -160,7 +162,7 @@ def _content(
         best=best.name,
         worker=WORKER,
         bench=_bench(BenchRequest(LocalTarget())),
-        preprocessing=None if preprocessing is None else PackedPreprocessing(**asdict(preprocessing)),
+        preprocessing=preprocessing,
         labels=labels,
         data=data,
         wheels=_wheels(request.wheels),

@@ -21,7 +21,9 @@ from edge.workflows.export_source import ExportRequest
 from tests.bench.test_worker import load_worker_module
 
 #: So far may they lie apart on a machine that does other things too; scripts/check_harness.py measures it where it is quiet.
-APART = 0.25
+APART = 0.15
+#: Samples of a query that takes 0.8 ms: of one sample, 40 us, where a process's memory lies decides 40 % of the p90, in either loop.
+LONG = 32
 installed = pytest.mark.skipif(importlib.util.find_spec("mlperf_loadgen") is None, reason="mlcommons-loadgen has no wheel for this machine")
 
 
@@ -33,9 +35,9 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return load_artifact(out / str(export_model(request, out)[0].artifact))
 
 
-def measured(artifact: Artifact, scenario: Scenario, scratch: Path) -> dict[str, Any]:
+def measured(artifact: Artifact, scenario: Scenario, scratch: Path, batch: int = 1) -> dict[str, Any]:
     inputs = write_inputs(scratch, [artifact.vectors()["input_0"]])
-    return run_worker("latency", artifact, inputs, LocalTarget(), settings={"threads": 1, "batch": 1, **timing(scenario)}).figures
+    return run_worker("latency", artifact, inputs, LocalTarget(), settings={"threads": 1, "batch": batch, **timing(scenario)}).figures
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -45,12 +47,12 @@ def settings(**changes: Any) -> dict[str, Any]:
 @pytest.mark.alone
 @installed
 def test_loadgen_and_our_loop_agree(lenet: Artifact, tmp_path: Path) -> None:
-    apart = np.empty((5, 2))
+    apart = np.empty((3, 2))
     for row in apart:  # in turns: the machine drifts
-        loadgen = measured(lenet, LoadGen(min_seconds=0.5), tmp_path)
-        ours = np.percentile(np.asarray(measured(lenet, SingleStream(min_seconds=0.5), tmp_path)["samples_ns"]) / 1e6, [50, 90])
+        loadgen = measured(lenet, LoadGen(min_seconds=0.5), tmp_path, LONG)
+        ours = np.percentile(np.asarray(measured(lenet, SingleStream(min_seconds=0.5), tmp_path, LONG)["samples_ns"]) / 1e6, [50, 90])
         row[:] = [loadgen["figures"][name][0] / our - 1 for name, our in zip(("loadgen_p50", "loadgen_p90"), ours, strict=True)]
-    assert np.all(np.abs(apart).min(axis=0) < APART), apart  # in the quietest turn: a busy machine moves the tail of 25 us
+    assert np.all(np.abs(np.median(apart, axis=0)) < APART), apart
 
 
 @installed

@@ -120,7 +120,7 @@ def test_memory_says_what_the_model_adds_and_looks_for_growth(demo: Demo, tmp_pa
 def test_bf16_without_bf16_kernels_is_refused_not_quietly_computed_in_fp32(tmp_path: Path, demo: Demo) -> None:
     runtime = load_worker_module("runtimes.paddle_inference")
     machine = load_worker_module("machine")
-    flags = set((machine._cpuinfo().get("flags") or "").split())
+    flags = set((machine.cpuinfo().get("flags") or "").split())
     if flags & runtime.BF16_FLAGS:
         runtime._require_bf16()
     else:

@@ -79,10 +79,10 @@ def test_a_bundle_proves_itself_there_and_can_be_rolled_back(board: Sshd, bundle
 def test_a_rollback_that_is_asked_for_twice_happens_once(board: Sshd, bundles: list[Path]) -> None:
     """As a link that is lost before the answer asks again."""
     first, second = (deploy(board, bundle).code == 0 and str(current(board)) for bundle in bundles[:2])
-    target, names = SshTarget(board.name), {"from": Path(str(second)).name, "to": Path(str(first)).name}
+    target, replaced, to = SshTarget(board.name), Path(str(second)).name, Path(str(first)).name
     _ = target.arch  # begins the session
     for _ in range(2):
-        target._ask("roll-back", limit=60, name="camera", home="~/edge-bundles", python="python3", **names)  # type: ignore[arg-type]
+        target._ask("roll-back", limit=60, name="camera", home="~/edge-bundles", python="python3", replaced=replaced, to=to)
         assert current(board) == first
     (place(board) / "previous").unlink()
     (place(board) / "previous").symlink_to(str(first))  # as a kill between the two links leaves it

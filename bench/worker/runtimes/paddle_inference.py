@@ -7,7 +7,7 @@ import os
 import tempfile
 
 from edge_worker.failures import Unavailable, UnsupportedPrecision
-from edge_worker.machine import _cpuinfo
+from edge_worker.machine import cpuinfo
 from edge_worker.runtimes import on_gpu
 
 #: oneDNN primitives that multiply and accumulate.
@@ -168,7 +168,7 @@ def _primitives(spec, feed, runs):
 
 
 def _require_bf16():
-    flags = set((_cpuinfo().get("flags") or "").split())
+    flags = set((cpuinfo().get("flags") or "").split())
     if not flags & BF16_FLAGS:
         raise UnsupportedPrecision("oneDNN has no bf16 kernels for this processor (needs AVX-512); Paddle would compute in fp32")
 

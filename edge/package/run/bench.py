@@ -86,7 +86,8 @@ def _run(artifact: Dict[str, Any], part: str, threads: int, asked: Dict[str, Any
         found = _read(result)
     if found["status"] != "ok":
         raise Refused("%s: %s" % (artifact["name"], found["error"]), "run: python3 -m run self-test")
-    return {"figures": found["figures"], "environment": found["environment"]}
+    digest = sha256_of(os.path.join(ROOT, artifact["folder"], "manifest.json"))
+    return {"figures": found["figures"], "environment": {**found["environment"], "artifact_sha256": digest}}
 
 
 def _inputs(artifact: Dict[str, Any], scratch: str) -> List[str]:

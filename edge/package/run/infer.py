@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from typing import Any, BinaryIO, Callable, Dict, Iterator, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, Set, Tuple
 
 from .bundle import Refused
 from .model import loaded
@@ -15,8 +15,6 @@ from .model import loaded
 #: Classes that are told, the likeliest first.
 TOP = 5
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
-#: Pixels of a raw frame, at most.
-MAX_FRAME = 64_000_000
 #: Seconds between two looks at a folder.
 INTERVAL = 0.2
 #: What it is called, and the model's first input, [1, ...].
@@ -111,7 +109,8 @@ def watched(folder: str, once: bool = False) -> Iterator[str]:
     """Pictures as they come into a folder, each once; one is taken when it has not grown between two looks."""
     if not os.path.isdir(folder):
         raise Refused("%s is not a folder" % folder)
-    taken, seen = set(), {}  # type: ignore[var-annotated]
+    taken: Set[str] = set()
+    seen: Dict[str, int] = {}
     while True:
         found = dict(_sizes(folder))
         for name in sorted(found):
@@ -145,10 +144,12 @@ def forgiving(frames: Callable[[str], Frame], paths: Iterator[str]) -> Iterator[
 
 def parsed_size(text: str) -> Tuple[int, int]:
     """``640x480``: width, height."""
+    from .images import MAX_PIXELS
+
     try:
         width, height = map(int, text.lower().split("x"))
     except ValueError:
         raise Refused("%s is not WIDTHxHEIGHT" % text, "e.g. --stdin 640x480") from None
-    if min(width, height) < 1 or width * height > MAX_FRAME:
+    if min(width, height) < 1 or width * height > MAX_PIXELS:
         raise Refused("%s is not WIDTHxHEIGHT" % text, "e.g. --stdin 640x480")
     return width, height

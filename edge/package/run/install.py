@@ -124,7 +124,7 @@ def fits(wheel: str) -> bool:
 
 def _older(python: str) -> bool:
     found = re.match(r"^cp3(\d+)$", python)
-    return bool(found) and int(found.group(1)) <= sys.version_info[1]  # type: ignore[union-attr]
+    return found is not None and int(found.group(1)) <= sys.version_info[1]
 
 
 def _runs_here(name: str) -> bool:

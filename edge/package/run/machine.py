@@ -22,10 +22,8 @@ def machine() -> str:
 
 def arch() -> str:
     """``x86`` or ``arm``, as the manifest names them."""
-    machine = platform.machine().lower()
-    if machine.startswith(("aarch64", "arm")):
-        return "arm"
-    return ARCHS.get(machine, machine)
+    found = platform.machine().lower()
+    return "arm" if found.startswith(("aarch64", "arm")) else ARCHS.get(found, found)
 
 
 def flags() -> FrozenSet[str]:
@@ -33,12 +31,10 @@ def flags() -> FrozenSet[str]:
 
 
 def cpuinfo() -> Dict[str, str]:
-    """The first value of each field of /proc/cpuinfo."""
-    found: Dict[str, str] = {}
-    for line in _text("/proc/cpuinfo").splitlines():
-        name, _, value = line.partition(":")
-        found.setdefault(name.strip(), value.strip())
-    return found
+    """The first value of each field of /proc/cpuinfo, as the worker reads it."""
+    from edge_worker.machine import cpuinfo as found  # it lies beside this package in a bundle
+
+    return dict(found())
 
 
 def names() -> str:
