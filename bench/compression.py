@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX*"
 NONE = "–"
+#: The row of the net that nothing was done to.
+DENSE = "dense"
+#: Sizes or speeds that are less than this apart are no axis.
+SAME = 1.05
+#: Points of accuracy behind the best; who lost more is no choice.
+LOST = 20.0
 RUNTIMES = {Format.ONNX: "onnxruntime", Format.PADDLE_INFERENCE: "Paddle Inference", Format.PADDLE_LITE: "Paddle Lite"}
 
 
@@ -39,8 +45,7 @@ class Table:
     name: str
     beside: tuple[str, ...]
     rows: tuple[Result, ...]
-    columns: tuple[Column, ...]
-    changes: tuple[Column, ...]
+    parts: tuple[tuple[Column, ...], ...]
     plot: str | None
 
 
@@ -61,8 +66,8 @@ def speed_text(result: Result, runtime: Format) -> str:
     return f"{number(found.compressed)}, {float(found.speedup.value):.2f}x{' (no gain)' if none else ''}"
 
 
-COLUMNS = (
-    Column("row", lambda r: r.row or r.name, "what was done; the recipe has the steps"),
+ROW = Column("row", lambda r: r.row or r.name, "what was done; the recipe has the steps")
+SIZE = (
     Column("recipe", lambda r: r.name, "its file, without .toml"),
     Column("seeds", lambda r: str(len(r.seeds)), "runs from different initial weights"),
     Column("error % dense", lambda r: NONE if r.error_before is None else f"{r.error_before:.2f}", "wrong test images before, of the seed shown"),
@@ -75,13 +80,12 @@ COLUMNS = (
     Column("float32 KiB", lambda r: f"{r.plain_bytes / 1024:,.1f}", "what is left as float32, as a runtime loads it"),
     Column("packed KiB", lambda r: f"{r.packed_bytes / 1024:,.1f}", "packed file, with indices, codebooks and biases, of the seed shown"),
     Column("ratio", lambda r: f"{r.ratio:,.1f}x", "dense float32 over packed"),
-    *(
-        Column(f"{name} ms", lambda r, runtime=runtime: speed_text(r, runtime), f"{name}: median, fp32, 1 thread, batch 1, and dense over it")  # type: ignore[misc]
-        for runtime, name in RUNTIMES.items()
-    ),
+)
+SPEED = tuple(
+    Column(f"{name} ms", lambda r, runtime=runtime: speed_text(r, runtime), f"{name}: median, fp32, 1 thread, batch 1, and dense over it")  # type: ignore[misc]
+    for runtime, name in RUNTIMES.items()
 )
 CHANGES = (
-    COLUMNS[0],
     Column("agree %", lambda r: f"{r.changes.agreement:.2f}" if r.changes else NONE, "test images that both nets see as the same class"),
     Column(
         "broken, mended", lambda r: f"{r.changes.flips.broken}, {r.changes.flips.mended}" if r.changes else NONE, "images: right to wrong, and back"
@@ -107,64 +111,104 @@ CHANGES = (
 
 
 def tables_of(results: Sequence[Result]) -> list[Table]:
-    """In the order of their first rows."""
+    """In the order of their first rows; of each, the dense net first and then by the ratio."""
     names = dict.fromkeys(result.table or result.name for result in results)
     return [_table(name, [result for result in results if (result.table or result.name) == name]) for name in names]
 
 
 def _table(name: str, rows: Sequence[Result]) -> Table:
-    filled = [tuple(column for column in columns if any(column.text(row) != NONE for row in rows)) for columns in (COLUMNS, CHANGES)]
+    rows = sorted(rows, key=lambda row: (row.row != DENSE, row.ratio))
+    filled = [tuple(column for column in part if any(column.text(row) != NONE for row in rows)) for part in (SIZE, SPEED, CHANGES)]
     beside = tuple(dict.fromkeys(row.beside for row in rows if row.beside))
-    changes = filled[1] if any(row.changes for row in rows) else ()
-    return Table(name, beside, tuple(rows), filled[0], changes, trade_off_svg(rows))
+    return Table(name, beside, tuple(rows), tuple((ROW, *part) for part in filled if part), trade_off_svg(rows))
 
 
 def trade_off_svg(rows: Sequence[Result]) -> str | None:
-    """Accuracy against size and against speed; None where no row has an error."""
-    shown = [row for row in rows if row.error_after is not None]
+    """Accuracy against size and against speed, where those differ, else row by row; None where no row has an error."""
+    shown = [row for row in rows if row.errors()]
     if not shown:
         return None
-    timed = [row for row in shown if _speedup(row) is not None]
+    axes_of: list[tuple[Callable[[Result], float | None], str]] = [
+        (lambda row: row.ratio, "times smaller, packed (log; right is better)"),
+        (_speedup, "times faster, onnxruntime, measured (log)"),
+    ]
+    different = [(x_of, label) for x_of, label in axes_of if _differ([x for row in shown if (x := x_of(row)) is not None])]
     with drawing() as figure:
-        panels = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
-        looks = _looks(shown)
-        _panel(panels[0], shown, looks, lambda row: row.ratio, "times smaller, packed (log; right is better)")
+        panels = figure.subplots(1, max(len(different), 1), sharey=True, squeeze=False)[0]
+        if not different:
+            _row_by_row(panels[0], shown)
+            return svg_of(figure)
+        looks, edge = _looks(shown), _lower_edge(shown)
+        for axes, (x_of, label) in zip(panels, different, strict=True):
+            _panel(axes, [(x, row) for row in shown if (x := x_of(row)) is not None], looks, edge)
+            axes.set_xlabel(label)
         panels[0].set_ylabel("test accuracy, % (up is better)")
-        if timed:
-            _panel(panels[1], timed, looks, lambda row: _speedup(row) or 1.0, "times faster, onnxruntime, measured (log)")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, fontsize=8, loc="outside right center")
         return svg_of(figure)
 
 
-def _panel(axes: Axes, rows: Sequence[Result], looks: dict[str, tuple[str, str]], x_of: Callable[[Result], float], label: str) -> None:
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+def _differ(values: Sequence[float]) -> bool:
+    return bool(values) and max(values) > SAME * min(values)
 
+
+def _lower_edge(rows: Sequence[Result]) -> float:
+    """The accuracy under which a net is drawn at the edge, so that those which are a choice can be told apart."""
+    best = max(map(_accuracy, rows))
+    kept = [accuracy for row in rows if (accuracy := _accuracy(row)) > best - LOST]
+    return min(kept) - 0.1 * (best - min(kept) or 1.0)
+
+
+def _row_by_row(axes: Axes, rows: Sequence[Result]) -> None:
+    rows = sorted(rows, key=_accuracy)
+    names = [row.row or row.name for row in rows]
+    axes.errorbar([_accuracy(row) for row in rows], names, xerr=_spread(rows), color=COLOURS[0], marker="o", markersize=7, capsize=3, ls="")
+    _dashed(rows, axes.axvline)
+    axes.set_xlabel("test accuracy, % (right is better)")
+    axes.grid(alpha=0.25)
+    axes.margins(x=0.12, y=0.1)
+
+
+def _panel(axes: Axes, points: Sequence[tuple[float, Result]], looks: dict[str, tuple[str, str]], edge: float) -> None:
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    rows = [row for _, row in points]
     for name in dict.fromkeys(map(_curve, rows)):
-        mine = sorted((row for row in rows if _curve(row) == name), key=x_of)
-        errors = [row.errors() for row in mine]
-        middle = [100 - statistics.mean(found) for found in errors]
-        spread = [[y - (100 - max(found)) for y, found in zip(middle, errors, strict=True)], [
-            (100 - min(found)) - y for y, found in zip(middle, errors, strict=True)
-        ]]  # fmt: skip
+        mine = sorted(((x, row) for x, row in points if _curve(row) == name), key=lambda point: point[0])
         colour, marker = looks[name]
-        xs = [x_of(row) for row in mine]
-        axes.errorbar(
-            xs, middle, yerr=spread, color=colour, marker=marker, markersize=7, capsize=3, ls="-" if len(mine) > 1 else "", lw=1, label=name
-        )
-        for x, y, row in zip(xs, middle, mine, strict=True):
-            if setting := row.row.partition(": ")[2]:
-                axes.annotate(setting, (x, y), xytext=(7, 4), textcoords="offset points", fontsize=7)
-    if dense := [100 - row.error_before for row in rows if row.error_before is not None]:
-        axes.axhline(statistics.mean(dense), color="#888", lw=0.8, ls="--")
+        xs, ys = [x for x, _ in mine], [max(_accuracy(row), edge) for _, row in mine]
+        spread = _spread([row for _, row in mine])
+        axes.errorbar(xs, ys, yerr=spread, color=colour, marker=marker, markersize=7, capsize=3, ls="-" if len(mine) > 1 else "", lw=1, label=name)
+        for x, y, (_, row) in zip(xs, ys, mine, strict=True):
+            below = f"↓ {_accuracy(row):.0f} %" if _accuracy(row) < edge else ""
+            if text := " ".join(filter(None, (row.row.partition(": ")[2], below))):
+                axes.annotate(text, (x, y), xytext=(7, 4), textcoords="offset points", fontsize=7)
+    _dashed(rows, axes.axhline)
     axes.set_xscale("log")
-    axes.set_xlabel(label)
     axes.grid(alpha=0.25, which="both")
     axes.margins(x=0.12, y=0.15)
     low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high / low < 12 else (1, 2, 5)))
+    decade = (1, 1.5, 2, 3, 5, 7) if high / low < 12 else (1, 2, 5)
+    axes.xaxis.set_major_locator(LogLocator(subs=decade) if high / low > 3 else MaxNLocator(6))
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _dashed(rows: Sequence[Result], line: Callable[..., object]) -> None:
+    """Where the dense net lies: the mean of its seeds where it has a row."""
+    dense = [_accuracy(row) for row in rows if row.row == DENSE] or [100 - row.error_before for row in rows if row.error_before is not None]
+    if dense:
+        line(statistics.mean(dense), color="#888", lw=0.8, ls="--")
+
+
+def _accuracy(row: Result) -> float:
+    return 100 - statistics.mean(row.errors())
+
+
+def _spread(rows: Sequence[Result]) -> list[list[float]]:
+    """How far the worst and the best seed of each are from their mean."""
+    errors = [row.errors() for row in rows]
+    return [[max(found) - statistics.mean(found) for found in errors], [statistics.mean(found) - min(found) for found in errors]]
 
 
 def _curve(row: Result) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.bench.compression import CHANGES, tables_of
-from edge.bench.compression import COLUMNS as COMPRESSION
+from edge.bench.compression import CHANGES, ROW, SIZE, SPEED, tables_of
 from edge.bench.plot import trade_off_svg
 from edge.bench.present import COLUMNS, filled_columns, number
 from edge.bench.results import Cell, Results
@@ -28,7 +27,7 @@ def write_report(
         title=title,
         lead=_lead(results.cells, compressed),
         tables=tables_of(compressed),
-        table_columns=(*COMPRESSION, *CHANGES[1:]),
+        table_columns=(ROW, *SIZE, *SPEED, *CHANGES),
         training=results.training,
         groups=_groups(results.cells),
         about=COLUMNS,

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.bench.compression import COLUMNS, Table, tables_of
+from edge.bench.compression import SIZE, SPEED, Table, tables_of
 from edge.cli.support import markdown_table
 from edge.compress.result import SUFFIX, Result, read_result
 from edge.export.support import support_table
@@ -47,13 +47,11 @@ def with_recipes(text: str) -> str:
 
 
 def _markdown(table: Table) -> str:
-    """Rows by their error where they have one, the dense net first."""
-    rows = sorted(table.rows, key=lambda row: (row.row != "dense", row.error_after is None, row.ratio))
-    columns = [column for column in COLUMNS if any(column.text(row) != "–" for row in rows) and column.head != "recipe"]
-    lines = [_line([column.head for column in columns]), _line(["---", *["---:"] * (len(columns) - 1)])]
-    lines += [_line([f"`{row.name}`: {row.row}", *(column.text(row) for column in columns[1:])]) for row in rows]
+    columns = [column for column in (*SIZE, *SPEED) if any(column in part for part in table.parts) and column.head != "recipe"]
+    lines = [_line(["row", *(column.head for column in columns)]), _line(["---", *["---:"] * len(columns)])]
+    lines += [_line([f"`{row.name}`: {row.row}", *(column.text(row) for column in columns)]) for row in table.rows]
     beside = f"Published: {'; '.join(table.beside)}. " if table.beside else ""
-    machines = dict.fromkeys(_machine(row) for row in rows if row.speed)
+    machines = dict.fromkeys(_machine(row) for row in table.rows if row.speed)
     return f"### {table.name}\n\n{beside}Timed on {'; '.join(machines) or 'no machine yet'}.\n\n" + "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ from edge.compress.steps import rebuild
 from edge.compress.structure import macs_of
 from edge.compress.tasks import check_fits
 from edge.compress.technique import LatencyOf, Subject, trained
+from edge.compress.train import predict, top1
 from edge.datasets import Dataset, Split, load_dataset
 from edge.errors import CheckFailed, Unavailable
 from edge.files import write_atomic
@@ -53,6 +54,7 @@ def run_recipe(
     """Run all steps and write the compressed model into the folder; returns its record.
 
     The test images are looked at once, when all is done: by the dense net, which is that of the first step that trains, and by what became of it.
+    One that was narrowed before it was trained has none: its size and speed are compared with those of the model as built, its error with nothing.
 
     Args:
         cache: where each step's outcome is kept, and found by any recipe that begins with the same steps; without it, until all is done.
@@ -68,15 +70,12 @@ def run_recipe(
     subject = _subject(read, choosing, seed, latency_of)
     untouched = copy.deepcopy(subject.layer)
     records = _run_steps(read, subject, _States(Path(cache) if cache else home / STATES, read, seed, place), progress)
-    if subject.teacher is None:
-        subject.teacher = untouched
+    dense, made_by = _dense_net(read, subject, records) or (untouched, [])
     progress(len(records), len(records), "what changed, on the test images")
-    changes = _what_changed(read, subject, data.test) if read.data != NO_DATA else None
-    before, after = (None, None) if changes is None else (100.0 - changes.accuracy.before, 100.0 - changes.accuracy.after)
+    changes, before, after = _judge(read, None if subject.teacher_surgery else dense, subject, data.test)
     run = _Run(read, seed, place, data.name, untouched, before)
-    taught_at = next((number for number, step in enumerate(steps_of(read), 1) if step.trains), 0)
-    if taught_at < len(records):  # later steps have made another net of it
-        run.write(home / DENSE, subject.teacher, subject.teacher_surgery, records[:taught_at], before, packs=False)
+    if len(made_by) < len(records):  # later steps have made another net of it
+        run.write(home / DENSE, dense, (), made_by, before, packs=False)
     result = run.write(home, subject.layer, subject.surgery, records, after, changes)
     shutil.rmtree(home / STATES, ignore_errors=True)
     return result.model_dump(mode="json")
@@ -156,12 +155,23 @@ def _subject(recipe: Recipe, choosing: Dataset, seed: int, latency_of: LatencyOf
     return Subject(recipe.model, layer, choosing.train, choosing.test, seed, learns=recipe.data != NO_DATA, latency_of=latency_of)
 
 
-def _what_changed(recipe: Recipe, subject: Subject, test: Split) -> Changes:
-    assert subject.teacher is not None  # noqa: S101 - the caller has seen to it
-    found = compare(subject.teacher, subject.layer, test, subject.seed)
+def _dense_net(recipe: Recipe, subject: Subject, records: Sequence[StepRecord]) -> tuple[nn.Layer, Sequence[StepRecord]] | None:
+    """The first one that was trained and what made it; None where none was trained as the model is built."""
+    if subject.teacher is None or subject.teacher_surgery:
+        return None
+    return subject.teacher, records[: next(number for number, step in enumerate(steps_of(recipe), 1) if step.trains)]
+
+
+def _judge(recipe: Recipe, dense: nn.Layer | None, subject: Subject, test: Split) -> tuple[Changes | None, float | None, float | None]:
+    """What changed against the dense net, and the error of both in %; None where there are no data, or no dense net."""
+    if recipe.data == NO_DATA:
+        return None, None, None
+    if dense is None:
+        return None, None, 100.0 - top1(predict(subject.layer, test.images), test.labels)
+    found = compare(dense, subject.layer, test, subject.seed)
     if model_entry(recipe.model).task == "retrieval":
-        found = found.model_copy(update={"recall": compare_recall(subject.teacher, subject.layer, test, subject.seed)})
-    return found
+        found = found.model_copy(update={"recall": compare_recall(dense, subject.layer, test, subject.seed)})
+    return found, 100.0 - found.accuracy.before, 100.0 - found.accuracy.after
 
 
 def _run_steps(recipe: Recipe, subject: Subject, states: _States, progress: Reporter) -> list[StepRecord]:

@@ -106,6 +106,34 @@ def test_the_page_shows_tables_and_a_plot_and_escapes(timed: Path, tmp_path: Pat
     assert "packed KiB" in page and "calibration %" in page and "2 recipes of compression" in page
 
 
+def page_of(folder: Path, *results: Result) -> str:
+    paths = [folder / f"{number}{SUFFIX}" for number in range(len(results))]
+    for path, result in zip(paths, results, strict=True):
+        write_result(path, result)
+    ran = run_edge("report", *paths, "--out", folder / "page.html")
+    assert ran.code == 0, ran.err
+    return (folder / "page.html").read_text()
+
+
+def at(result: Result, row: str, error: float, ratio: float) -> Result:
+    one = result.seeds[0].model_copy(update={"error_after": error})
+    return result.model_copy(update={"row": row, "table": "T", "ratio": ratio, "speed": {}, "seeds": (one,)})
+
+
+def test_nets_of_one_size_and_speed_are_drawn_row_by_row(tmp_path: Path) -> None:
+    committed = read_result(ROOT / "edge" / "recipes" / f"distill-alone{SUFFIX}")
+    alike = page_of(tmp_path, at(committed, "alone", 9.0, 18.0), at(committed, "taught", 8.0, 18.1))
+    assert "test accuracy, % (right is better)" in alike and "times smaller" not in alike
+    apart = page_of(tmp_path, at(committed, "alone", 9.0, 18.0), at(committed, "taught", 8.0, 36.0))
+    assert "times smaller" in apart
+
+
+def test_a_net_that_lost_nearly_all_does_not_hide_how_the_others_differ(tmp_path: Path) -> None:
+    committed = read_result(ROOT / "edge" / "recipes" / f"bits-1{SUFFIX}")
+    page = page_of(tmp_path, at(committed, "a", 9.0, 4.0), at(committed, "b", 9.5, 8.0), at(committed, "c", 82.0, 28.0))
+    assert "↓ 18 %" in page and re.search(r">90\.[0-9]+<", page) and not re.search(r">[4-8]0<", page)
+
+
 def test_one_page_holds_a_measurement_and_recipes(timed: Path, tmp_path: Path) -> None:
     ran = run_edge("report", timed / "timing.json", timed / f"r{SUFFIX}", "--out", tmp_path / "page.html")
     assert ran.code == 0 and "cells measured" in (tmp_path / "page.html").read_text()
