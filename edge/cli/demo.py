@@ -15,8 +15,9 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print the results document on stdout.")
 def demo(out: Path, dataset: str, train_seconds: float, devices: bool, as_json: bool) -> None:
     """Train a teacher and a student on MNIST, distil, export every cell, measure, report; then: would it live on a camera, on a Pi?
+    What would is packed for the camera.
 
-    Writes OUT/results.json, OUT/report.html and OUT/artifacts/. Interrupted, it goes on where it stopped.
+    Writes OUT/results.json, OUT/report.html, OUT/camera.bundle.tar.gz and OUT/artifacts/. Interrupted, it goes on where it stopped.
 
     \b
     Example:
@@ -30,7 +31,7 @@ def demo(out: Path, dataset: str, train_seconds: float, devices: bool, as_json: 
 
     with Display() as display:
         events = DemoEvents(display.say, display.progress, lambda cell: display.say(f"  {cell.status.value:<11} {cell.key}"))
-        results = run_demo(out, events, dataset=dataset, train_seconds=train_seconds, devices=devices)
+        results, bundle = run_demo(out, events, dataset=dataset, train_seconds=train_seconds, devices=devices)
     if as_json:
         click.echo(results.model_dump_json(indent=1))
         return
@@ -49,3 +50,5 @@ def demo(out: Path, dataset: str, train_seconds: float, devices: bool, as_json: 
         click.echo()
         print_check(found)
     click.echo(f"\nresults: {out / 'results.json'}\nreport:  {out / 'report.html'}")
+    if bundle:
+        click.echo(f"bundle:  {bundle}, which proves itself on the device: python3 -m run self-test; what is in it: edge inspect {bundle}")

@@ -1,4 +1,4 @@
-"""The main job on real data: train, distil, export, measure, report, and what three devices would make of it."""
+"""The main job on real data: train, distil, export, measure, report, what three devices would make of it, and a bundle for the first of them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from edge.workflows.bench import Matrix, plan_cells, rows_not_made, run_matrix
 from edge.workflows.export import export_model
 from edge.workflows.export_index import ExportedCell, read_index
 from edge.workflows.export_source import ExportRequest
+from edge.workflows.pack import PackRequest, pack
 from edge.workflows.training import (
     STUDENT,
     TEACHER,
@@ -62,7 +63,9 @@ class DemoEvents:
     cell: Callable[[ExportedCell], None]
 
 
-def run_demo(out: Path, events: DemoEvents, *, dataset: str = "mnist", train_seconds: float = 300.0, devices: bool = True) -> Results:
+def run_demo(
+    out: Path, events: DemoEvents, *, dataset: str = "mnist", train_seconds: float = 300.0, devices: bool = True
+) -> tuple[Results, Path | None]:
     """Run the demo into ``out``; what an interrupted run has trained is taken up again.
 
     Args:
@@ -70,7 +73,8 @@ def run_demo(out: Path, events: DemoEvents, *, dataset: str = "mnist", train_sec
         devices: also emulate the processors of `DEVICES`, on these artifacts and on those of a larger net.
 
     Returns:
-        The results, as written to ``out/results.json``; ``out/report.html`` shows them, with the verdicts on the devices.
+        The results, as written to ``out/results.json``; ``out/report.html`` shows them, with the verdicts on the devices. And the bundle of what
+        is best on the first of `DEVICES`; None where the verdict on it is FAIL.
     """
     data = load_dataset(dataset)
     events.say(data.note or f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images")
@@ -90,7 +94,8 @@ def run_demo(out: Path, events: DemoEvents, *, dataset: str = "mnist", train_sec
         export_model(ExportRequest(source, name, data.name, recipe=recipe), out / "artifacts", events.cell)
     if devices:
         _export_large(out / "artifacts", events)
-    return _measure(out, training, events, devices)
+    results = _measure(out, training, events, devices)
+    return results, _pack(out, next(iter(verdicts(results))), events)
 
 
 def verdicts(results: Results) -> list[Check]:
@@ -141,6 +146,17 @@ def _measure(out: Path, training: list[Training], events: DemoEvents, devices: b
     results = run_matrix(Matrix([*also, *plans]), out / "results.json", progress, say=events.say, training=training)
     write_report(results, out / "report.html", verdicts(results) if devices else ())
     return results
+
+
+def _pack(out: Path, found: Check, events: DemoEvents) -> Path | None:
+    bundle, best = out / f"{found.device}.bundle.tar.gz", found.cells[0]
+    if best.verdict == "FAIL":
+        bundle.unlink(missing_ok=True)  # of an earlier run
+        events.say(f"nothing is packed for {found.device}: nothing would live there")
+        return None
+    events.say(f"pack {best.artifact} for {found.device}")
+    request = PackRequest([out / "artifacts" / best.artifact], found.device, bundle, [out / "results.json"])
+    return pack(request, lambda done, total, note: events.progress("pack", done, total, note)).path
 
 
 def _as_proven(artifact: Artifact, request: BenchRequest) -> Cell:

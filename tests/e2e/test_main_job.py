@@ -28,6 +28,15 @@ def test_the_demo_prints_the_table_and_writes_results_page_and_artifacts(demo: D
     assert list(said) == ["teacher", "student_alone", "student_distilled"] and said["student_alone"] == said["student_distilled"]
 
 
+def test_the_demo_packs_what_is_best_for_the_camera(demo: Demo) -> None:
+    bundle = demo.folder / "camera.bundle.tar.gz"
+    assert str(bundle) in demo.ran.out
+    inspected = run_edge("inspect", bundle, "--json")
+    assert inspected.code == 0, inspected.err
+    found = json.loads(inspected.out)
+    assert found["device"]["name"] == "camera" and found["best"].startswith("mnist_student_distilled-")
+
+
 def test_distilled_and_alone_differ_in_the_loss_only(demo: Demo) -> None:
     roles = {name: json.loads((demo.folder / "models" / f"student_{name}.json").read_text())["role"] for name in ("alone", "distilled")}
     differing = {key for key in roles["alone"] if roles["alone"][key] != roles["distilled"][key]}
