@@ -72,7 +72,7 @@ def drawing() -> Iterator[Figure]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "edge"}):
+    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "edge", "text.parse_math": False}):
         yield Figure(figsize=(9, 4.8), layout="constrained")
 
 

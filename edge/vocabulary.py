@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Format(str, Enum):
@@ -44,6 +44,9 @@ class Status(str, Enum):
 
 
 Provenance = Literal["measured", "counted", "modelled"]
+#: A share, and a number of bytes, parameters or operations, of a file that may be a stranger's.
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0, lt=1 << 50)]
 
 
 class Frozen(BaseModel):

@@ -10,7 +10,6 @@ model is exported to every format and timed; keep the machine quiet then, and --
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from edge.compress.recipe import fingerprint, read_recipe
 from edge.compress.result import SUFFIX, read_result
+from edge.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES, OUT = ROOT / "edge" / "recipes", ROOT / "out" / "recipes"
@@ -38,7 +38,7 @@ def run(recipe: Path, cache: Path, timed: bool) -> int:
     command = [sys.executable, "-m", "edge", "compress", str(recipe), "--out", str(out), "--cache", str(cache), *(["--time"] if timed else [])]
     code = subprocess.run(command, cwd=ROOT).returncode
     if code == 0:
-        shutil.copyfile(out / f"{recipe.stem}{SUFFIX}", recipe.with_name(f"{recipe.stem}{SUFFIX}"))
+        write_atomic(recipe.with_name(f"{recipe.stem}{SUFFIX}"), (out / f"{recipe.stem}{SUFFIX}").read_bytes())
     return code
 
 
@@ -55,7 +55,7 @@ def main() -> int:
         codes = list(pool.map(lambda recipe: run(recipe, asked.cache, asked.timed), due))
     for recipe, code in zip(due, codes, strict=True):
         print(f"{recipe.stem}: {'done' if code == 0 else f'failed with exit code {code}'}")
-    return max(codes, default=0)
+    return int(any(codes))
 
 
 if __name__ == "__main__":

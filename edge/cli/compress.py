@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 @click.option("--target", default="local", show_default=True, metavar="T", help="Where latency is measured: local, limited, ssh:USER@HOST[:PORT].")
 @click.option("--device", help="The device that the target stands for; edge devices lists them.")
 @click.option(
-    "--verify", "proven", type=click.Path(path_type=Path), metavar="DIR", help="Decode what was packed, run it on the test set, recompute all."
+    "--verify",
+    "proven",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Decode what was packed, run it on the test set, recompute its figures.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result, or the proof, on stdout as JSON.")
 def compress(

@@ -69,7 +69,7 @@ class Adapt(TuningStep):
         samples: held-out images by which sensitivity is measured.
         importance: of the channels, for filters and neurons.
         convolutions: the method for low rank.
-        rounds: steps in which weights, filters or neurons go, with ``epochs`` of training after each.
+        rounds: steps in which weights, filters or neurons go, with ``epochs`` of training after each, at the ``learning_rate`` of this step.
 
     The record: ``found`` is what the levels came to before that training, and meets the target; ``reached`` is what is there in the end.
     """

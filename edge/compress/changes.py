@@ -15,12 +15,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from pydantic import Field
 
 from edge.compress.tasks import BLANKS, Blank, recalls
 from edge.compress.train import predict, top1
 from edge.datasets import Split
 from edge.errors import CheckFailed
-from edge.vocabulary import Frozen
+from edge.vocabulary import Frozen, Percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,8 +43,8 @@ BATCH = 250
 class Pair(Frozen):
     """The same figure of both nets."""
 
-    before: float
-    after: float
+    before: Percent
+    after: Percent
     unit: Literal["%"] = "%"
 
 
@@ -113,9 +114,9 @@ class Changes(Frozen):
     """
 
     samples: int
-    agreement: float
+    agreement: Percent
     accuracy: Pair
-    by_class: tuple[ClassChange, ...]
+    by_class: tuple[ClassChange, ...] = Field(min_length=1)
     flips: Flips
     calibration: Pair
     saliency: Saliency | None = None

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from edge.compress.changes import Changes
 from edge.compress.packing import pack, unpack
 from edge.compress.steps import rebuild
+from edge.compress.technique import trained
 from edge.errors import BadInput
 from edge.files import read_limited, write_atomic
 from edge.models import model_entry
@@ -83,9 +84,20 @@ def packed_state(layer: nn.Layer) -> bytes:
     return pack([np.asarray(value.numpy(), np.float32) for value in layer.state_dict().values()])
 
 
+def bytes_of(layer: nn.Layer) -> int:
+    """Of its state as float32."""
+    return 4 * sum(int(value.size) for value in layer.state_dict().values())
+
+
+def parameters_of(layer: nn.Layer) -> int:
+    """Trained ones that are not zero."""
+    return sum(int(np.count_nonzero(value.numpy())) for value in trained(layer).values())
+
+
 def write_folder(folder: Path, layer: nn.Layer, packed: bytes | None, record: Compressed) -> None:
-    """The record last: a folder without one is none."""
+    """The record last, and an older one goes first: a folder without one is none."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
     save_weights(layer, folder / WEIGHTS)
     if packed is not None:
         write_atomic(folder / PACKED, packed)

@@ -170,7 +170,9 @@ def rebuild(layer: nn.Layer, details: Record) -> nn.Layer:
     old = dict(layer.named_sublayers()).get(split.layer)
     if old is None or obstacle(old) is not None:
         raise BadInput(f"low-rank: the model has no layer {split.layer!r} that could have been replaced")
-    _checked(split.layer, split.ranks, weight_of(old).shape, split.method)
+    shape = weight_of(old).shape
+    if cost(shape, split.method, _checked(split.layer, split.ranks, shape, split.method)) >= prod(shape):  # no step leaves more than there was
+        raise BadInput(f"low-rank: ranks {list(split.ranks)} make {split.layer!r} larger")
     put(layer, split.layer, _chain(old, split))
     return layer
 

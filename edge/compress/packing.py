@@ -209,8 +209,3 @@ def _varint(number: int) -> bytes:
         out.append(number & 127 | 128)
         number >>= 7
     return bytes([*out, number])
-
-
-def dense_bytes(tensors: Sequence[Tensor]) -> int:
-    """What they take as float32."""
-    return sum(4 * tensor.size for tensor in tensors)

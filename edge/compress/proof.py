@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from edge.compress.folder import PACKED, decode, load, read_record
-from edge.compress.packing import dense_bytes
+from edge.compress.folder import PACKED, bytes_of, decode, load, parameters_of, read_record
 from edge.compress.recipe import NO_DATA
+from edge.compress.structure import macs_of
 from edge.compress.train import predict, top1
-from edge.datasets import load_dataset
+from edge.datasets import known_datasets, load_dataset
+from edge.errors import BadInput, Unavailable
 from edge.models import model_entry
 
 if TYPE_CHECKING:
@@ -19,14 +18,21 @@ if TYPE_CHECKING:
 
 
 def prove(folder: str, progress: Any) -> dict[str, Any]:
-    """Bytes of the file and of the dense net, error in % on the test images, and whether the packed weights are the stored ones bit for bit."""
+    """Bytes, parameters and multiplications, error in % on the test images, and whether the packed weights are the stored ones bit for bit.
+
+    Raises:
+        BadInput: a damaged folder, or a record of data that are unknown. Unavailable: the data are not on this machine.
+    """
     home = Path(folder)
     record, decoded, stored = read_record(home), decode(home), load(home)
     pairs = zip(decoded.state_dict().values(), stored.state_dict().values(), strict=True)
-    dense = model_entry(record.model).build().state_dict().values()
+    entry = model_entry(record.model)
     return {
         "packed_bytes": (home / PACKED).stat().st_size,
-        "baseline_bytes": dense_bytes([np.asarray(value.numpy()) for value in dense]),
+        "baseline_bytes": bytes_of(entry.build()),
+        "plain_bytes": bytes_of(decoded),
+        "parameters": parameters_of(decoded),
+        "macs": macs_of(decoded, entry.inputs.values()),
         "error_after": None if record.data == NO_DATA else _error(decoded, record.data),
         "same_weights": all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in pairs),
     }
@@ -34,5 +40,9 @@ def prove(folder: str, progress: Any) -> dict[str, Any]:
 
 def _error(net: nn.Layer, data: str) -> float:
     """On the test images, in %."""
-    test = load_dataset(data).test
-    return 100.0 - top1(predict(net, test.images), test.labels)
+    if data not in known_datasets():
+        raise BadInput(f"the record names data that are unknown: {data[:100]!r}", hint=f"known: {', '.join(known_datasets())}")
+    found = load_dataset(data)
+    if found.note:  # other data stand in for them
+        raise Unavailable(found.note, hint="run: make data")
+    return 100.0 - top1(predict(net, found.test.images), found.test.labels)

@@ -2,7 +2,8 @@
 
 Sources of the importances: Li et al. 2016, "Pruning Filters for Efficient ConvNets" (``l1``); He et al. 2019, "Filter Pruning via Geometric Median"
 (``fpgm``); Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming" (``bn-scale``); Molchanov et al. 2017, "Pruning
-Convolutional Neural Networks for Resource Efficient Inference" (``taylor``).
+Convolutional Neural Networks for Resource Efficient Inference" (``taylor``; the absolute value is taken of the mean over a batch, not of each
+image, whose gradients a pass does not give apart).
 """
 
 from __future__ import annotations

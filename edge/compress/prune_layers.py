@@ -5,6 +5,7 @@ A residual net without one of its blocks still works (Veit et al. 2016, "Residua
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,6 +63,9 @@ class PruneLayers(TuningStep):
         found = list(self.layers) or _outermost(subject.layer, same)
         if wrong := [name for name in found if name not in same]:
             raise BadInput(f"prune-layers: {wrong[0]!r} is no layer with weights that gives the shape which it takes", hint=_choice(same))
+        for name, other in itertools.permutations(found, 2):
+            if f"{name}.".startswith(f"{other}."):
+                raise BadInput(f"prune-layers: {name!r} is named twice, or lies in {other!r}, which is named too", hint="name each layer once")
         if len(found) < self.count:
             raise BadInput(f"prune-layers: count is {self.count}, but only {len(found)} layers give the shape which they take", hint=_choice(found))
         return found

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from edge.compress.constraints import Fixed
+from edge.compress.prune_weights import check_named
 from edge.compress.share_weights import to_bfloat16
 from edge.compress.technique import Record, Subject, TuningStep
 from edge.errors import BadInput
@@ -125,8 +126,7 @@ class Quantize(TuningStep):
     def _bits(self, names: list[str]) -> dict[str, Bits]:
         if not names:
             raise BadInput("quantize: the model has no weights")
-        if unknown := sorted(set(self.per_layer) - set(names)):
-            raise BadInput(f"quantize: there is no weight {unknown[0]!r}", hint=f"there are: {', '.join(names)}")
+        check_named(self.step, self.per_layer, names)
         ends: dict[str, Bits] = {names[0]: self.keep, names[-1]: self.keep} if self.keep else {}
         return {name: self.per_layer.get(name, ends.get(name, self.bits)) for name in names}
 

@@ -71,7 +71,7 @@ def read_recipe(path: Path) -> Recipe:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint="edge compress --help shows a recipe") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not a TOML file: {error}") from error
     model_entry(recipe.model)
     if recipe.data not in (*known_datasets(), NO_DATA):

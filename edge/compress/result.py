@@ -18,7 +18,7 @@ from edge.compress.folder import Compressed
 from edge.compress.recipe import Recipe
 from edge.errors import BadInput
 from edge.files import read_limited, write_atomic
-from edge.vocabulary import Frozen, Measurement
+from edge.vocabulary import Count, Frozen, Measurement, Percent
 
 #: Behind the recipe's name.
 SUFFIX = ".result.json"
@@ -29,11 +29,11 @@ class Outcome(Frozen):
     """Of one seed: sizes in bytes, shares of wrong test images in %, seconds of all its steps."""
 
     seed: int
-    packed_bytes: int
-    error_before: float | None
-    error_after: float | None
-    parameters: int
-    macs: int
+    packed_bytes: Count
+    error_before: Percent | None
+    error_after: Percent | None
+    parameters: Count
+    macs: Count
     seconds: float
 
 
@@ -73,18 +73,18 @@ class Result(Frozen):
     beside: str = Field("", max_length=500)
     model: str
     data: str
-    baseline_bytes: int = Field(gt=0)
-    plain_bytes: int = Field(gt=0)
-    packed_bytes: int = Field(gt=0)
-    ratio: float
-    error_before: float | None
-    error_after: float | None
+    baseline_bytes: Count
+    plain_bytes: Count
+    packed_bytes: Count
+    ratio: float = Field(gt=0, lt=1e9)
+    error_before: Percent | None
+    error_after: Percent | None
     seed: int
     seconds: float
-    parameters_before: int
-    parameters: int
-    macs_before: int
-    macs: int
+    parameters_before: Count
+    parameters: Count
+    macs_before: Count
+    macs: Count
     seeds: tuple[Outcome, ...] = Field(min_length=1)
     changes: Changes | None = None
     recall: tuple[Recall, ...] = ()

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edge.compress.distill import DistillConfig, TeacherOutputs, teacher_outputs, train_alone, train_distilled
-from edge.compress.train import Progress, TrainConfig, fit, predict, top1
+from edge.compress.teaching import untrained
+from edge.compress.train import Progress, TrainConfig, predict, top1
 from edge.datasets import Dataset, load_dataset
 from edge.errors import BadInput
 from edge.files import new_folder, sha256_of, write_atomic
-from edge.models import model_entry
 from edge.models.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
-    from edge.models.convnet import ConvNet
+    pass
 
 
 class Reporter(Protocol):
@@ -68,7 +68,7 @@ def run_role(role: dict[str, Any], folder: str, progress: Reporter) -> dict[str,
         return done
     data = load_dataset(order.dataset)
     taught = _taught_by(order, home, data, progress)
-    model = new_model(order.model, order.init_seed)
+    model = untrained(order.model, order.init_seed)
     began = time.perf_counter()
     report = _every(20, progress, order.name)
     if taught:
@@ -97,7 +97,7 @@ def compute_teacher_outputs(teacher: dict[str, Any], folder: str, threads: int, 
     digest = sha256_of(weights)
     mark = target / "teacher.sha256"
     if not (mark.is_file() and mark.read_text() == digest):
-        model = new_model(order.model, order.init_seed)
+        model = untrained(order.model, order.init_seed)
         load_weights(model, weights)
         data = load_dataset(order.dataset)
         outputs = teacher_outputs(model, data.train, _every(4, progress, "teacher outputs"), threads)
@@ -113,24 +113,10 @@ def seconds_per_epoch(model: str, dataset: str, progress: Reporter, batches: int
     data = load_dataset(dataset).train
     batch = TrainConfig(1).batch_size
     short = data.head(min(len(data), batch * (batches + 5)))
-    net = new_model(model, 0)
+    net = untrained(model, 0)
     marks: list[float] = []
-    fit(net, short, _labels_only(net), TrainConfig(1), lambda *_: marks.append(time.perf_counter()))
+    train_alone(net, short, TrainConfig(1), lambda *_: marks.append(time.perf_counter()))
     return float(np.median(np.diff(marks[3:]))) * (len(data) // batch)
-
-
-def new_model(name: str, seed: int) -> ConvNet:
-    import paddle
-
-    paddle.seed(seed)
-    model: ConvNet = model_entry(name).build()
-    return model
-
-
-def _labels_only(net: ConvNet) -> Any:
-    from paddle.nn import functional as F
-
-    return lambda images, labels, _: F.cross_entropy(net(images), labels)
 
 
 def _taught_by(order: Role, home: Path, data: Dataset, progress: Reporter) -> TeacherOutputs | None:

@@ -15,8 +15,7 @@ import numpy as np
 
 from edge.compress.changes import Changes, compare, compare_recall
 from edge.compress.constraints import as_arrays, from_arrays
-from edge.compress.folder import DENSE, Compressed, StepRecord, packed_state, write_folder
-from edge.compress.packing import dense_bytes
+from edge.compress.folder import DENSE, Compressed, StepRecord, bytes_of, packed_state, parameters_of, write_folder
 from edge.compress.recipe import NO_DATA, Recipe, fingerprint, steps_of
 from edge.compress.steps import rebuild
 from edge.compress.structure import macs_of
@@ -54,7 +53,7 @@ def run_recipe(
     """Run all steps and write the compressed model into the folder; returns its record.
 
     The test images are looked at once, when all is done: by the dense net, which is that of the first step that trains, and by what became of it.
-    One that was narrowed before it was trained has none: its size and speed are compared with those of the model as built, its error with nothing.
+    One that was narrowed or pruned before has none: its size and its speed are compared with those of the model as built, its error with nothing.
 
     Args:
         cache: where each step's outcome is kept, and found by any recipe that begins with the same steps; without it, until all is done.
@@ -72,8 +71,9 @@ def run_recipe(
     records = _run_steps(read, subject, _States(Path(cache) if cache else home / STATES, read, seed, place), progress)
     dense, made_by = _dense_net(read, subject, records) or (untouched, [])
     progress(len(records), len(records), "what changed, on the test images")
-    changes, before, after = _judge(read, None if subject.teacher_surgery else dense, subject, data.test)
+    changes, before, after = _judge(read, dense if subject.teacher is None or subject.teacher_is_dense else None, subject, data.test)
     run = _Run(read, seed, place, data.name, untouched, before)
+    shutil.rmtree(home / DENSE, ignore_errors=True)  # of another recipe
     if len(made_by) < len(records):  # later steps have made another net of it
         run.write(home / DENSE, dense, (), made_by, before, packs=False)
     result = run.write(home, subject.layer, subject.surgery, records, after, changes)
@@ -112,13 +112,13 @@ class _Run:
             fingerprint=fingerprint(self.recipe, self.seed, len(records), self.place),
             surgery=tuple((name, details) for name, details in surgery),
             steps=tuple(records),
-            baseline_bytes=_bytes_of(self.untouched),
-            plain_bytes=_bytes_of(layer),
+            baseline_bytes=bytes_of(self.untouched),
+            plain_bytes=bytes_of(layer),
             packed_bytes=None if packed is None else len(packed),
             error_before=self.error_before,
             error_after=error,
             parameters_before=sum(int(value.size) for value in trained(self.untouched).values()),
-            parameters=sum(int(np.count_nonzero(value.numpy())) for value in trained(layer).values()),
+            parameters=parameters_of(layer),
             macs_before=macs_of(self.untouched, inputs),
             macs=macs_of(layer, inputs),
             seconds=sum(record.seconds for record in records),
@@ -126,10 +126,6 @@ class _Run:
         )
         write_folder(home, layer, packed, result)
         return result
-
-
-def _bytes_of(layer: nn.Layer) -> int:
-    return dense_bytes([np.asarray(value.numpy()) for value in layer.state_dict().values()])
 
 
 def _data(recipe: Recipe, seed: int) -> tuple[Dataset, Dataset]:
@@ -157,7 +153,7 @@ def _subject(recipe: Recipe, choosing: Dataset, seed: int, latency_of: LatencyOf
 
 def _dense_net(recipe: Recipe, subject: Subject, records: Sequence[StepRecord]) -> tuple[nn.Layer, Sequence[StepRecord]] | None:
     """The first one that was trained and what made it; None where none was trained as the model is built."""
-    if subject.teacher is None or subject.teacher_surgery:
+    if subject.teacher is None or not subject.teacher_is_dense:
         return None
     return subject.teacher, records[: next(number for number, step in enumerate(steps_of(recipe), 1) if step.trains)]
 
@@ -195,7 +191,7 @@ def _run_steps(recipe: Recipe, subject: Subject, states: _States, progress: Repo
         if subject.teacher or step.trains:  # a net that is narrowed before it is trained knows nothing yet
             _within(recipe, record, name)
         if subject.teacher is None and step.trains:
-            subject.teacher, subject.teacher_surgery = copy.deepcopy(subject.layer), list(subject.surgery)
+            subject.teacher, subject.teacher_is_dense = copy.deepcopy(subject.layer), not (subject.surgery or subject.constraints)
     return records
 
 

@@ -6,14 +6,14 @@ In several rounds the large weights share their values first, and the others are
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from edge.compress.constraints import FREE, Shared
-from edge.compress.prune_weights import prunable
+from edge.compress.prune_weights import check_named, prunable
 from edge.compress.technique import Record, Subject, TuningStep, trained
 
 
@@ -27,7 +27,7 @@ class ShareWeights(TuningStep):
 
     step: Literal["share-weights"] = "share-weights"
     bits: int = Field(4, ge=1, le=8)
-    per_layer: dict[str, int] = Field(default_factory=dict)
+    per_layer: dict[str, Annotated[int, Field(ge=1, le=8)]] = Field(default_factory=dict)
     value_bits: Literal[16, 32] = 16
     biases: int = Field(0, ge=0, le=8)
     rounds: int = Field(1, ge=1, le=20)
@@ -36,6 +36,7 @@ class ShareWeights(TuningStep):
 
     def run(self, subject: Subject) -> Record:
         weights = prunable(subject)
+        check_named(self.step, self.per_layer, weights)
         bits = {name: self.per_layer.get(name, self.bits) for name in weights}
         if self.biases:
             bits |= {name: self.biases for name in trained(subject.layer) if name not in weights}

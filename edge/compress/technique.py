@@ -44,7 +44,8 @@ class Subject:
         constraints: name in the layer's state -> what later training holds to.
         surgery: how the structure differs from the model's own: (step, details), to be repeated when it is built anew.
         seed: of everything random.
-        teacher: a copy of the dense net, made after the first step of a recipe that trains; nothing trains it further. teacher_surgery: its own.
+        teacher: a copy of the net after the first step of a recipe that trains; nothing trains it further. teacher_is_dense: it has the structure of
+            the model as it is built, and nothing held it.
         learns: whether there are data; else the images are noise, and nothing may be learnt from them or chosen by them.
         latency_of: measures a layer in ms, where the recipe was started by a command that can.
     """
@@ -58,7 +59,7 @@ class Subject:
     surgery: list[tuple[str, Record]] = field(default_factory=list)
     progress: Progress | None = None
     teacher: nn.Layer | None = None
-    teacher_surgery: list[tuple[str, Record]] = field(default_factory=list)
+    teacher_is_dense: bool = False
     learns: bool = True
     latency_of: LatencyOf | None = None
 
@@ -178,7 +179,8 @@ class TrainingStep(Step):
 
     Attributes:
         epochs: of each training; 0 where there is to be none.
-        cosine, weight_decay, shift: see `TrainConfig`.
+        cosine, weight_decay, shift: see `TrainConfig`. What a teacher says of an image is computed once, of the image where it was: a net that learns
+            from logits with a shift learns to say the same of the image that was moved.
     """
 
     epochs: int = Field(0, ge=0, le=1000)

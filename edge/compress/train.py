@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edge.datasets import Split
-from edge.errors import CheckFailed
+from edge.errors import BadInput, CheckFailed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,10 +76,12 @@ def fit(
         helpers: layers that the loss uses and that learn along with the model.
 
     Raises:
-        CheckFailed: the loss became NaN or infinite; the message names the step.
+        BadInput: a batch is larger than the data. CheckFailed: the loss became NaN or infinite; the message names the step.
     """
     import paddle
 
+    if config.epochs and config.batch_size > len(data):
+        raise BadInput(f"a batch of {config.batch_size} cannot be filled: there are {len(data)} images to train on", hint="lower batch_size")
     images, labels = paddle.to_tensor(data.images), paddle.to_tensor(data.labels)
     order = np.random.default_rng(config.seed)
     moved = _Moved(data.images, config.shift, config.seed) if config.shift else None

@@ -82,8 +82,8 @@ def measure_speed(folder: Path, out: Path, clock: Clock, progress: Progress = la
     artifacts = out / "artifacts"
     data = None if record.data == NO_DATA else record.data
     made = _export(folder, "compressed", data, None, artifacts / "compressed", progress)
-    _export(dense, "dense", data, frozenset({Precision.FP32}), artifacts / "dense", progress)
-    found = [path.parent for path in sorted(artifacts.glob("*/*-fp32*/manifest.json"))]
+    beside = _export(dense, "dense", data, frozenset({Precision.FP32}), artifacts / "dense", progress)
+    found = [artifacts / cell.model / cell.artifact for cell in (*made, *beside) if cell.artifact and cell.precision is Precision.FP32]
     request = BenchRequest(target, parts=("latency",))
     results = run_bench(found, out / "timing.json", request, lambda what, done, total, _: progress(done, total, what))
     cells = {(cell.model, cell.format): cell for cell in results.cells if cell.status is Status.OK}

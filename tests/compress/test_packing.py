@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from edge.compress.packing import dense_bytes, pack, unpack
+from edge.compress.packing import _compressed, _varint, pack, unpack
 from edge.errors import BadInput
+from edge.package.run.decode import MAGIC
 
 bits = arrays.arrays(np.uint32, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9), elements=st.integers(0, 2**32 - 1))
 few = arrays.arrays(np.uint32, arrays.array_shapes(max_dims=3, max_side=40), elements=st.sampled_from((0, 0, 0, 0x3F800000, 0x80000000, 0x7FC00001)))
@@ -33,7 +34,18 @@ def test_a_sparse_or_shared_tensor_takes_little_more_than_its_entropy(share: flo
     entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)) if p < 1 else 0.0
     least = kept.size * (entropy + p * np.log2(values)) / 8 + 4 * values
     assert least <= len(pack([tensor])) + 8 * values < 1.15 * least + 8 * values
-    assert dense_bytes([tensor]) == 800_000
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (_varint(70_000) + 70_000 * bytes([1, 0, 0]), "70000 tensors"),
+        (bytes([1, 3, 0]) + 2 * _varint(1 << 40) + bytes([0]), "unpacks to too much"),
+    ],
+)
+def test_a_small_file_of_empty_tensors_does_not_fill_the_memory(body: bytes, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        unpack(MAGIC + _compressed(body)[0])
 
 
 def test_zeros_that_are_far_apart_are_found_again() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edge.compress.constraints import FREE, Shared
-from edge.compress.folder import PACKED, RECORD, WEIGHTS, decode, load, read_record
+from edge.compress.folder import PACKED, RECORD, WEIGHTS, decode, load, read_record, write_folder
 from edge.compress.prune_weights import PruneWeights, prunable, sparsity_of
 from edge.compress.quantize import Quantize
 from edge.compress.recipe import read_recipe
@@ -46,6 +46,9 @@ SHARE = '[[steps]]\nstep = "share-weights"\nbits = 4\nbiases = 4\n'
         (HEAD + TRAIN + PRUNE.replace("sparsity = 0.9", ""), "state one of sparsity"),
         (HEAD + TRAIN + PRUNE.replace("sparsity = 0.9", 'pattern = "4:2"'), "leaves nothing to prune"),
         (HEAD + TRAIN + SHARE.replace("bits = 4", "bits = 9"), "share-weights: bits: "),
+        (HEAD + TRAIN + SHARE + "per_layer = { 'fc1.weight' = 0 }\n", "share-weights: per_layer.fc1.weight: "),
+        (HEAD + TRAIN + PRUNE.replace("sparsity = 0.9", 'threshold = 1.0\nimportance = "random"'), "there is no random one"),
+        (HEAD + "x = " + "[" * 100_000, "not a TOML file"),
         (HEAD + TRAIN + "surprise = 1\n", "surprise"),
     ],
 )
@@ -160,6 +163,7 @@ def test_a_net_with_batch_norms_shares_its_values_and_trains_on() -> None:
         [["prune-neurons", {"shapes": {"fc9.weight": [1, 1]}, "groups": {}}]],
         [["prune-neurons", {"shapes": 7}]],
         [["low-rank", {"layer": "fc1", "method": "svd", "ranks": [10**9]}]],
+        [["low-rank", {"layer": "fc1", "method": "svd", "ranks": [300]}]],
     ],
     ids=str,
 )
@@ -195,6 +199,76 @@ def test_pruning_at_random_keeps_what_was_pruned() -> None:
     PruneWeights(sparsity=0.7, importance="random").run(subject)
     assert all((value[zeros[name]] == 0).all() for name, value in prunable(subject).items())
     assert sparsity_of(subject) == pytest.approx(0.7, abs=0.001)
+
+
+def test_a_threshold_is_in_deviations_of_the_layer_as_it_was() -> None:
+    for rounds in (1, 3):
+        subject = subject_of("lenet300")
+        before = prunable(subject)
+        PruneWeights(threshold=0.8, rounds=rounds).run(subject)
+        for name, value in prunable(subject).items():
+            assert np.array_equal(value == 0, np.abs(before[name]) < 0.8 * before[name].std()), (name, rounds)
+
+
+def test_a_pattern_is_of_the_inputs_of_each_output_at_each_place_of_a_kernel() -> None:
+    subject = subject_of("resnet28")
+    before = prunable(subject)
+    PruneWeights(pattern="2:4").run(subject)
+    for name, value in prunable(subject).items():
+        axis = 0 if value.ndim == 2 else 1
+        if value.shape[axis] % 4:
+            assert np.array_equal(value, before[name])
+            continue
+        groups, had = (np.moveaxis(each, axis, -1).reshape(-1, 4) for each in (value, before[name]))
+        assert ((groups != 0).sum(1) == 2).all()
+        assert np.array_equal(np.sort(np.abs(had))[:, 2:], np.sort(np.abs(groups))[:, 2:])
+
+
+def test_a_weight_that_is_named_and_is_not_there_is_bad_input() -> None:
+    for step in (
+        ShareWeights(per_layer={"fc9.weight": 4}),
+        PruneWeights(per_layer={"fc9.weight": 0.5}),
+        Quantize(bits=8, per_layer={"fc9.weight": 4}),
+    ):
+        with pytest.raises(BadInput, match=r"there is no weight 'fc9\.weight'"):
+            step.run(subject_of("lenet300"))
+
+
+def test_a_batch_that_cannot_be_filled_is_no_training() -> None:
+    with pytest.raises(BadInput, match="a batch of 4096 cannot be filled: there are 128 images"):
+        Train(epochs=1, batch_size=4096).run(subject_of("lenet300"))
+
+
+def test_a_folder_that_is_half_rewritten_is_none(compressed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(compressed, tmp_path / "m")
+    record, layer = read_record(compressed), load(compressed)
+
+    def cut(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edge.compress.folder.save_weights", cut)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "m", layer, b"", record)
+    with pytest.raises(BadInput):
+        read_record(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"error_after": None}, 1, "the record says None"),
+        ({"packed_bytes": None}, 1, "the record says None"),
+        ({"macs": 1}, 1, "macs is 266200, the record says 1"),
+        ({"parameters": 1}, 1, "the record says 1"),
+        ({"data": "digits:held-out"}, 2, "data that are unknown: 'digits:held-out'"),
+    ],
+)
+def test_a_record_that_tells_something_else_is_found(compressed: Path, tmp_path: Path, change: dict[str, Any], code: int, words: str) -> None:
+    shutil.copytree(compressed, tmp_path / "m")
+    record = json.loads((tmp_path / "m" / RECORD).read_text())
+    (tmp_path / "m" / RECORD).write_text(json.dumps({**record, **change}))
+    ran = run_edge("compress", "--verify", tmp_path / "m")
+    assert ran.code == code and words in ran.err, ran.err
 
 
 def test_a_pattern_that_fits_no_layer_is_bad_input() -> None:

@@ -134,6 +134,20 @@ def test_a_net_that_lost_nearly_all_does_not_hide_how_the_others_differ(tmp_path
     assert "↓ 18 %" in page and re.search(r">90\.[0-9]+<", page) and not re.search(r">[4-8]0<", page)
 
 
+def test_text_of_a_stranger_is_no_formula(tmp_path: Path) -> None:
+    committed = read_result(ROOT / "edge" / "recipes" / f"bits-1{SUFFIX}")
+    assert r"$\foo$" in page_of(tmp_path, at(committed, r"a: $\foo$", 9.0, 4.0), at(committed, "b", 9.5, 8.0))
+
+
+@pytest.mark.parametrize("change", [{"macs": 10**400}, {"ratio": -1.0}, {"error_after": 1e300}, {"by_class": []}])
+def test_a_result_out_of_all_bounds_is_one_sentence(tmp_path: Path, change: dict[str, Any]) -> None:
+    raw = json.loads((ROOT / "edge" / "recipes" / f"bits-1{SUFFIX}").read_text())
+    raw["changes" if "by_class" in change else "seed"] = {**raw["changes"], **change} if "by_class" in change else raw["seed"]
+    (tmp_path / f"x{SUFFIX}").write_text(json.dumps({**raw, **({} if "by_class" in change else change)}))
+    ran = run_edge("report", tmp_path / f"x{SUFFIX}", "--out", tmp_path / "page.html")
+    assert ran.code == 2 and f"x{SUFFIX}" in ran.err and "internal" not in ran.err and not (tmp_path / "page.html").exists()
+
+
 def test_one_page_holds_a_measurement_and_recipes(timed: Path, tmp_path: Path) -> None:
     ran = run_edge("report", timed / "timing.json", timed / f"r{SUFFIX}", "--out", tmp_path / "page.html")
     assert ran.code == 0 and "cells measured" in (tmp_path / "page.html").read_text()

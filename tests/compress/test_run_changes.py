@@ -73,6 +73,13 @@ def test_a_run_that_gets_too_bad_still_stops(tmp_path: Path) -> None:
         run_it(tmp_path, {**RECIPE, "steps": steps})
 
 
+def test_a_net_that_is_pruned_before_it_is_trained_has_no_dense_net_either(tmp_path: Path) -> None:
+    steps = [{"step": "prune-weights", "sparsity": 0.5, "importance": "random"}, {"step": "train", "epochs": 1}]
+    record = run_it(tmp_path, {**RECIPE, "steps": steps, "stop_above_error": 90.0})
+    assert record.error_before is None and record.changes is None and record.error_after is not None
+    assert read_record(tmp_path / "dense").parameters > 1.9 * record.parameters
+
+
 def test_a_net_that_is_narrowed_before_it_is_trained_is_compared_with_the_size_of_the_model_and_with_no_error(tmp_path: Path) -> None:
     steps = [{"step": "prune-neurons", "share": 0.5, "scope": "layer", "importance": "random"}, {"step": "train", "epochs": 3}]
     record = run_it(tmp_path, {**RECIPE, "steps": steps, "stop_above_error": 50.0})

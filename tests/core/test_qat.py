@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from edge.artifact import load_artifact
 from edge.compress.distill import train_alone
 from edge.compress.qat import QatConfig, fake_quantize, fake_quantized, fine_tune, levels_of, observe_ranges, running_statistics
-from edge.compress.roles import new_model
+from edge.compress.teaching import untrained
 from edge.compress.train import TrainConfig, predict, top1
 from edge.datasets import load_dataset
 from edge.errors import BadInput, CheckFailed
@@ -105,7 +105,7 @@ def test_rounding_before_the_batch_norm_is_rounding_the_folded_weight() -> None:
 
 @pytest.mark.parametrize("name", ["fashion_net", "mnist_student", "lenet5"])
 def test_fine_tuning_leaves_an_ordinary_layer_with_other_weights(name: str) -> None:
-    layer = new_model(name, 0)
+    layer = untrained(name, 0)
     train_alone(layer, DIGITS.train.head(320), TrainConfig(1))
     before = {key: value.numpy() for key, value in layer.state_dict().items()}
     record = fine_tune(layer, DIGITS.train.head(192), QatConfig())
@@ -121,7 +121,7 @@ def test_fine_tuning_leaves_an_ordinary_layer_with_other_weights(name: str) -> N
 
 
 def test_training_makes_up_for_most_of_what_few_bits_lose() -> None:
-    layer = new_model("lenet5", 0)
+    layer = untrained("lenet5", 0)
     train_alone(layer, DIGITS.train, TrainConfig(4))
     few = QatConfig(epochs=3, learning_rate=1e-3, weight_bits=2, activation_bits=2)
     seen: list[float] = []
@@ -140,7 +140,7 @@ def test_training_makes_up_for_most_of_what_few_bits_lose() -> None:
 def test_the_exported_int8_file_computes_what_was_simulated(tmp_path: Path) -> None:
     """On images that calibrated, for beyond their range the file cuts its logits off. The file has twice as many codes for what a relu made, so
     the two are not equal; but they are near, and nearer than with any other number of bits for the weights."""
-    layer = new_model("lenet5", 0)
+    layer = untrained("lenet5", 0)
     train_alone(layer, DIGITS.train, TrainConfig(2))
     fine_tune(layer, DIGITS.train.head(320), QatConfig())
     save_weights(layer, tmp_path / "net.safetensors")
@@ -213,9 +213,9 @@ def test_ranges_are_the_extremes_of_all_calls_and_only_of_layers_that_are_called
 )
 def test_what_cannot_be_trained_is_refused(config: QatConfig, images: int, message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        fine_tune(new_model("lenet5", 0), DIGITS.train.head(images), config)
+        fine_tune(untrained("lenet5", 0), DIGITS.train.head(images), config)
 
 
 def test_a_range_of_a_layer_that_is_not_there_is_refused() -> None:
-    with pytest.raises(BadInput, match="'conv9'"), fake_quantized(new_model("lenet5", 0), {"conv9": 1.0}, QatConfig()):
+    with pytest.raises(BadInput, match="'conv9'"), fake_quantized(untrained("lenet5", 0), {"conv9": 1.0}, QatConfig()):
         pass

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.compress.distill import DistillConfig, TeacherOutputs, distillation_loss, teacher_outputs, train_alone, train_distilled
-from edge.compress.roles import new_model
+from edge.compress.teaching import untrained
 from edge.compress.train import TrainConfig, fit, predict, top1
 from edge.datasets import Split, load_dataset
 from edge.errors import CheckFailed
@@ -38,7 +38,7 @@ def test_the_loss_is_hinton_s_with_a_hint() -> None:
 
 
 def test_teacher_outputs_belong_to_their_images() -> None:
-    teacher = new_model("mnist_teacher", 0)
+    teacher = untrained("mnist_teacher", 0)
     outputs = teacher_outputs(teacher, DIGITS.train.head(300))
     assert outputs.features.shape == (300, 128) and outputs.logits.shape == (300, 10)
     np.testing.assert_allclose(outputs.logits[280:290], predict(teacher, DIGITS.train.images[280:290]), atol=1e-4)
@@ -49,7 +49,7 @@ def test_a_distilled_student_follows_its_teacher_not_only_the_labels() -> None:
     data = DIGITS.train
     shifted = (data.labels + 1) % 10
     lie = TeacherOutputs(np.zeros((len(data), 128), np.float32), (20 * np.eye(10)[shifted]).astype(np.float32))
-    student = new_model("mnist_student", 0)
+    student = untrained("mnist_student", 0)
     train_distilled(student, lie, data, TrainConfig(4), DistillConfig(alpha=1.0, hint=0.0))
     assert top1(predict(student, DIGITS.test.images), (DIGITS.test.labels + 1) % 10) > 80
 
@@ -59,7 +59,7 @@ def test_training_is_repeatable_and_both_students_start_and_go_alike() -> None:
     assert alone.train == distilled.train and alone.init_seed == distilled.init_seed and alone.model == distilled.model
     runs = []
     for _ in range(2):
-        model = new_model("mnist_student", 3)
+        model = untrained("mnist_student", 3)
         train_alone(model, DIGITS.train.head(640), TrainConfig(1, seed=3))
         runs.append(predict(model, DIGITS.test.images[:50]))
     np.testing.assert_allclose(runs[0], runs[1], rtol=1e-3, atol=1e-4)
@@ -67,7 +67,7 @@ def test_training_is_repeatable_and_both_students_start_and_go_alike() -> None:
 
 def test_a_diverging_run_says_so() -> None:
     with pytest.raises(CheckFailed, match="diverged"):
-        model = new_model("mnist_student", 0)
+        model = untrained("mnist_student", 0)
         fit(model, DIGITS.train.head(128), lambda images, labels, _: model(images).mean() * float("nan"), TrainConfig(1))
 
 
@@ -83,7 +83,7 @@ def test_a_shift_shows_every_image_moved_by_up_to_so_many_pixels_and_no_further(
     import paddle
 
     shown: list[np.ndarray] = []
-    net = new_model("mnist_student", 0)
+    net = untrained("mnist_student", 0)
     points = np.full((64, 1, 28, 28), -0.5, np.float32)
     points[:, :, 14, 10] = 1.0
 

@@ -12,8 +12,8 @@ from array import array
 from typing import Any, Callable, Dict, Iterator, List, Tuple, TypeVar
 
 MAGIC, FILE_MAGIC = b"EDGEPK", b"EDGEMF"
-#: A packed file that unpacks to more is refused, in bytes; and a tensor of more dimensions.
-MAX_UNPACKED, MAX_RANK = 1 << 31, 8
+#: A packed file that unpacks to more is refused, in bytes; and one of more tensors, or with a tensor of more dimensions.
+MAX_UNPACKED, MAX_TENSORS, MAX_RANK = 1 << 31, 1 << 16, 8
 #: How far back LZMA looks, in bytes; and its contexts (lc, lp, pb): the byte in the file names one, the number behind the last stands for bz2.
 MAX_DICTIONARY = 1 << 24
 LZMA_CONTEXTS = ((0, 0, 0), (3, 0, 0), (4, 0, 0), (0, 2, 2))
@@ -146,13 +146,15 @@ def _interleaved(planes: List[Any]) -> bytes:
 
 def _tensors(data: bytes) -> List[Tensor]:
     reader = _Reader(_decompressed(_after(MAGIC, data)))
-    found, left = [], MAX_UNPACKED // 4
-    for _ in range(reader.varint()):
+    found, left, count = [], MAX_UNPACKED // 4, reader.varint()
+    if count > MAX_TENSORS:
+        raise ValueError("it holds %d tensors" % count)
+    for _ in range(count):
         rank = reader.varint()
         if rank > MAX_RANK:
             raise ValueError("a tensor in it has %d dimensions" % rank)
         shape = [reader.varint() for _ in range(rank)]
-        left -= _product(shape)
+        left -= _product([max(side, 1) for side in shape])  # also the other sides of an empty one
         if left < 0:
             raise ValueError("it unpacks to too much")
         way = reader.take(1)[0]
@@ -191,7 +193,7 @@ def _bits(reader: _Reader, size: int) -> bytes:
 
 
 def _sparse(reader: _Reader, size: int) -> bytes:
-    places = list(_places(reader.take(reader.varint())))
+    places = array("I", _places(reader.take(reader.varint())))
     if places and places[-1] >= size:
         raise ValueError("a value lies behind its tensor's end")
     table = reader.table()
@@ -225,7 +227,7 @@ def _scaled(reader: _Reader, shape: List[int]) -> bytes:
     scales = array("f", reader.planes(shape[axis]))
     values = array("f", _read(reader, reader.take(1)[0], _product(shape)))
     inner = _product(shape[axis + 1 :])
-    along = itertools.cycle([scale for scale in scales for _ in range(inner)])
+    along = itertools.chain.from_iterable(itertools.repeat(scale, inner) for _ in range(_product(shape[:axis])) for scale in scales)
     return array("f", map(operator.mul, values, along)).tobytes()
 
 
