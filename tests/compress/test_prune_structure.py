@@ -235,8 +235,8 @@ def test_layers_that_can_be_left_out(model: str, candidates: list[str]) -> None:
     subject = Subject(model, model_entry(model).build(), data.head(8), data.head(8))
     with pytest.raises(BadInput, match=f"only {len(candidates)} layers") as caught:
         run(subject, step="prune-layers", count=20)
-    with pytest.raises(BadInput, match=r"'stages\.1' is named twice, or lies in 'stages\.1'"):
-        run(subject, step="prune-layers", layers=["stages.1", "stages.1"])
+    with pytest.raises(BadInput, match="is named twice, or lies in"):
+        run(subject, step="prune-layers", layers=candidates[:1] * 2)
     assert caught.value.hint == f"there are: {', '.join(candidates)}"
 
 
