@@ -163,7 +163,7 @@ def _row_by_row(axes: Axes, rows: Sequence[Result]) -> None:
     rows = sorted(rows, key=_accuracy)
     names = [row.row or row.name for row in rows]
     axes.errorbar([_accuracy(row) for row in rows], names, xerr=_spread(rows), color=COLOURS[0], marker="o", markersize=7, capsize=3, ls="")
-    _dashed(rows, axes.axvline)
+    _dense_line(rows, axes.axvline)
     axes.set_xlabel("test accuracy, % (right is better)")
     axes.grid(alpha=0.25)
     axes.margins(x=0.12, y=0.1)
@@ -183,7 +183,7 @@ def _panel(axes: Axes, points: Sequence[tuple[float, Result]], looks: dict[str, 
             below = f"↓ {_accuracy(row):.0f} %" if _accuracy(row) < edge else ""
             if text := " ".join(filter(None, (row.row.partition(": ")[2], below))):
                 axes.annotate(text, (x, y), xytext=(7, 4), textcoords="offset points", fontsize=7)
-    _dashed(rows, axes.axhline)
+    _dense_line(rows, axes.axhline)
     axes.set_xscale("log")
     axes.grid(alpha=0.25, which="both")
     axes.margins(x=0.12, y=0.15)
@@ -194,7 +194,7 @@ def _panel(axes: Axes, points: Sequence[tuple[float, Result]], looks: dict[str, 
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _dashed(rows: Sequence[Result], line: Callable[..., object]) -> None:
+def _dense_line(rows: Sequence[Result], line: Callable[..., object]) -> None:
     """Where the dense net lies: the mean of its seeds where it has a row."""
     dense = [_accuracy(row) for row in rows if row.row == DENSE] or [100 - row.error_before for row in rows if row.error_before is not None]
     if dense:

@@ -71,7 +71,7 @@ def run_recipe(
     records = _run_steps(read, subject, _States(Path(cache) if cache else home / STATES, read, seed, place), progress)
     dense, made_by = _dense_net(read, subject, records) or (untouched, [])
     progress(len(records), len(records), "what changed, on the test images")
-    changes, before, after = _judge(read, dense if subject.teacher is None or subject.teacher_is_dense else None, subject, data.test)
+    changes, before, after = _judge(read, None if subject.teacher and not subject.teacher_is_dense else dense, subject, data.test)
     run = _Run(read, seed, place, data.name, untouched, before)
     shutil.rmtree(home / DENSE, ignore_errors=True)  # of another recipe
     if len(made_by) < len(records):  # later steps have made another net of it
