@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -85,7 +86,8 @@ class Sshd:
             self.process.kill()
             self.process.wait()
             for pid in sessions:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.process = None
 
     def left_behind(self) -> Sequence[str]:
@@ -93,9 +95,18 @@ class Sshd:
 
 
 def _descendants(pid: int, name: str) -> list[int]:
-    """The children of a process, and theirs, that have this name."""
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [p for child in children if Path(f"/proc/{child}/comm").read_text().strip() == name for p in (child, *_descendants(child, name))]
+    """The children of a process, and theirs, that have this name. One may end while it is looked at."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            found += [child, *_descendants(child, name)] if _name(child) == name else []
+    return found
+
+
+def _name(pid: int) -> str | None:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return None
 
 
 def _free_port() -> int:
