@@ -76,7 +76,7 @@ def begin(request: Request, source: IO[bytes]) -> Reply:
     with guard():
         owner = read(OWNER)
         mine = owner is None or owner["session"] in (request["session"], request["evict"])
-        if not mine and (running() or at_work(owner) or time.time() - os.path.getmtime(OWNER) < LEASE):
+        if not mine and (running() or at_work(owner) or abs(time.time() - os.path.getmtime(OWNER)) < LEASE):
             raise Refused("busy", owner["session"])
         os.makedirs(FILES, mode=0o700, exist_ok=True)
         write(OWNER, {"session": request["session"], "made": owner["made"] if owner else made})
@@ -160,23 +160,14 @@ def install(request: Request, source: IO[bytes]) -> Reply:
     base, name = place_of(request), request["version"]
     with held_by(request, base):
         version = os.path.join(base, "versions", name)
-        proof = proven(request, version)
-        if proof is None:
-            new = os.path.join(base, "versions", ".new")
-            said(request, "install", [new], os.path.join(FILES, request["digest"], request["name"]))
-            try:
-                proof = said(request, "self-test", [], new)
-            except Refused:
-                shutil.rmtree(new)
-                raise
-            put_away(version)
-            os.rename(new, version)
+        proof = proven(version) or renewed(request, version)
+        check_owner(request)  # whoever asked may be gone by now, and then nothing changes
         was = linked(base, "current")
         if was not in (None, name):
             link(base, "previous", was)
         link(base, "current", name)
-        forget_others(base)
-        return {"place": os.path.join(base, "current"), "previous": linked(base, "previous"), "said": proof}, []
+        remarks = ["%s could not be removed: remove it by hand" % path for path in forget_others(base)]
+        return {"place": os.path.join(base, "current"), "previous": linked(base, "previous"), "said": [*proof, *remarks]}, []
 
 
 def roll_back(request: Request, source: IO[bytes]) -> Reply:
@@ -185,7 +176,8 @@ def roll_back(request: Request, source: IO[bytes]) -> Reply:
     with held_by(request, base):
         if linked(base, "current") not in (request["replaced"], to):
             raise Refused("rollback", "another version has become the current one meanwhile")
-        proof = said(request, "self-test", [], os.path.join(base, "versions", to))
+        proof = said("self-test", [], os.path.join(base, "versions", to))
+        check_owner(request)
         link(base, "previous", request["replaced"])
         link(base, "current", to)
         return {"place": os.path.join(base, "current"), "previous": request["replaced"], "said": proof}, []
@@ -196,7 +188,7 @@ def bench(request: Request, source: IO[bytes]) -> Reply:
     base, path = place_of(request), os.path.join(ROOT, "bench-%s.json" % request["id"])
     with held_by(request, base):
         if not os.path.exists(path):
-            said(request, "bench", ["--out", path], os.path.join(base, "current"))
+            said("bench", ["--out", path], os.path.join(base, "current"))
         return {}, [path]
 
 
@@ -225,7 +217,7 @@ def held_by(request: Request, base: str) -> Iterator[None]:
             check_owner(request)
             for name in os.listdir(os.path.join(base, "versions")):
                 if name.startswith("."):  # what a request has left that was killed
-                    shutil.rmtree(os.path.join(base, "versions", name))
+                    clear(os.path.join(base, "versions", name))
             yield
         finally:
             os.close(lock)
@@ -233,42 +225,67 @@ def held_by(request: Request, base: str) -> Iterator[None]:
         raise Refused("place", "%s: %s" % (error.filename or base, error.strerror)) from None
 
 
-def proven(request: Request, version: str) -> Optional[List[str]]:
+def proven(version: str) -> Optional[List[str]]:
     """What the self-test of a version says, None where there is no such version or it fails."""
     try:
-        return said(request, "self-test", [], version) if os.path.isdir(version) else None
+        return said("self-test", [], version) if os.path.isdir(version) else None
     except Refused:
         return None
 
 
-def put_away(version: str) -> None:
-    """Out of the way in one step, then removed."""
+def renewed(request: Request, version: str) -> List[str]:
+    """The bundle that was put here as this version, once it has proven itself; what had the name stays until then."""
+    new, old = (os.path.join(os.path.dirname(version), "." + name) for name in ("new", os.path.basename(version)))
+    try:
+        said("install", [new], os.path.join(FILES, request["digest"], request["name"]))
+        proof = said("self-test", [], new)
+        check_owner(request)
+    except Refused:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
     if os.path.isdir(version):
-        away = os.path.join(os.path.dirname(version), "." + os.path.basename(version))
-        os.rename(version, away)
-        shutil.rmtree(away)
+        os.rename(version, old)
+    os.rename(new, version)
+    sync(os.path.dirname(version))
+    shutil.rmtree(old, ignore_errors=True)
+    return proof
 
 
-def forget_others(base: str) -> None:
-    """Remove the versions that no link names."""
+def clear(left: str) -> None:
+    """Remove an unproven version, or one that was replaced; where a kill came before its successor had the name it gets that again."""
+    folder, name = os.path.split(left)
+    version = os.path.join(folder, name[1:])
+    if name == ".new":
+        shutil.rmtree(left)
+    elif os.path.isdir(version):
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        os.rename(left, version)
+
+
+def forget_others(base: str) -> List[str]:
+    """Remove the versions that no link names; returns those that cannot be."""
     kept = {linked(base, "current"), linked(base, "previous")}
-    for name in os.listdir(os.path.join(base, "versions")):
-        if name not in kept:
-            put_away(os.path.join(base, "versions", name))
+    others = [os.path.join(base, "versions", name) for name in sorted(os.listdir(os.path.join(base, "versions"))) if name not in kept]
+    for version in others:
+        shutil.rmtree(version, ignore_errors=True)
+    return [version for version in others if os.path.exists(version)]
 
 
 def previous_of(base: str) -> Optional[str]:
-    """The version that ``previous`` names; where that is the current one, as a request was killed between the links, the other that is there."""
+    """The version that ``previous`` names; where that is the current one, as a request was killed between the links, the oldest other."""
     current, previous = linked(base, "current"), linked(base, "previous")
     if previous is None or previous != current:
         return previous
-    return next((name for name in sorted(os.listdir(os.path.join(base, "versions"))) if name != current and not name.startswith(".")), None)
+    folder = os.path.join(base, "versions")
+    others = [name for name in os.listdir(folder) if name != current and not name.startswith(".")]
+    return min(others, key=lambda name: os.path.getmtime(os.path.join(folder, name)), default=None)
 
 
-def said(request: Request, command: str, arguments: List[str], folder: str) -> List[str]:
+def said(command: str, arguments: List[str], folder: str) -> List[str]:
     """The lines that a command of a bundle prints."""
     done = subprocess.run(
-        [request["python"], "-m", "run", command, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, "-m", "run", command, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
     if done.returncode:
@@ -291,7 +308,12 @@ def link(base: str, name: str, version: str) -> None:
         os.unlink(new)
     os.symlink(os.path.join("versions", version), new)
     os.replace(new, os.path.join(base, name))
-    folder = os.open(base, os.O_RDONLY)
+    sync(base)
+
+
+def sync(path: str) -> None:
+    """What a folder's names stand for is so after a power cut too."""
+    folder = os.open(path, os.O_RDONLY)
     os.fsync(folder)
     os.close(folder)
 
@@ -342,7 +364,7 @@ def end(number: int, frame: object) -> None:
 def start_worker(request: Request, folder: str) -> subprocess.Popen[bytes]:
     with open(os.path.join(folder, "log.txt"), "wb") as log:
         worker = subprocess.Popen(
-            [request["python"], request["worker"], os.path.join(folder, "spec.json"), os.path.join(folder, "result.json")],
+            [sys.executable, request["worker"], os.path.join(folder, "spec.json"), os.path.join(folder, "result.json")],
             cwd=folder,
             env={**os.environ, **own_places(folder), **request["environment"]},
             stdin=subprocess.DEVNULL,

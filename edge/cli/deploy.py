@@ -22,8 +22,8 @@ def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, m
     """Install BUNDLE on a device over ssh, where it proves itself before it is used.
 
     It is checked here, copied, decoded into INTO/NAME/versions/VERSION, and runs its self-test there. Only when that passes does the link
-    INTO/NAME/current name it, in one step. The version before stays, for --rollback. A failed self-test, a full disk or a lost link leave
-    what was current as it was; run the same command again.
+    INTO/NAME/current name it, in one step. The version before stays, for --rollback. A failed self-test, a full disk or Ctrl-C leave what
+    was current as it was; after a lost link it is that, or the new version, proven. Run the same command again.
 
     \b
     Example:

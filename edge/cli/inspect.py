@@ -26,7 +26,7 @@ def inspect(path: Path, key: Path | None, as_json: bool) -> None:
       edge inspect camera.bundle.tar.zst
       edge inspect out/artifacts/student-onnx-int8
     """
-    from edge.workflows.inspect import inspect_path
+    from edge.workflows.inspect import inspect_path, unverified
 
     found = inspect_path(path, key)
     if as_json:
@@ -34,14 +34,14 @@ def inspect(path: Path, key: Path | None, as_json: bool) -> None:
         click.echo(manifest.model_dump_json(indent=1) if manifest else "null")
     elif found.bundle:
         print_bundle(found.bundle, found.bytes)
-        if key:
-            click.echo("its signature is by this key")
+        if said := "its signature is by this key" if key else unverified(path, key):
+            click.echo(said)
     elif found.artifact:
         _print_artifact(found.artifact)
 
 
 def print_bundle(bundle: Bundle, download: int | None) -> None:
-    """Its artifacts, and its sizes beside those of the plain files."""
+    """Its artifacts, what was found of those that did not pass, and its sizes beside those of the plain files."""
     from edge.cli.display import print_table
 
     rows = [
@@ -60,6 +60,10 @@ def print_bundle(bundle: Bundle, download: int | None) -> None:
             ("bytes", "download", "installed", "plain tar.gz", "fp32 model"),
             [("", *(f"{size:,}" if size else "–" for size in (download, sizes.installed, sizes.plain_tar_gz, sizes.fp32_model)))],
         )
+    click.echo(bundle.device.title)
+    for each in bundle.artifacts:
+        if each.verdict != "PASS":
+            click.echo(f"{each.name}: {each.says}")
     how = "none" if bundle.preprocessing is None else "x".join(map(str, bundle.preprocessing.size)) + f" {bundle.preprocessing.order}"
     click.echo(f"pictures: {how}; labels: {len(bundle.labels) if bundle.labels else 'none'}; made by {bundle.tool}")
     for reason in bundle.forced:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import os
@@ -13,7 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, NoReturn, cast
 
 import zstandard
 
@@ -30,6 +31,8 @@ MAX_EXTRA, MAX_DEPTH = 1 << 16, 32
 ZSTD_LEVEL, GZIP_LEVEL, MAX_WINDOW = 19, 9, 1 << 27
 #: What a damaged archive raises.
 _ERRORS = (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, MemoryError, zlib.error, zstandard.ZstdError)
+#: What a file system says to names that no folder of files can have had.
+_OF_NAMES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL)
 ZSTD_MAGIC, GZIP_MAGIC = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 
 
@@ -68,7 +71,7 @@ def bundle_name(out: Path) -> str:
     if not out.name.endswith(SUFFIXES):
         raise BadInput(f"{out}: a bundle's name ends in {' or '.join(SUFFIXES)}", hint=f"--out {out.name.split('.')[0] or 'camera'}.bundle.tar.zst")
     name = out.name.removesuffix(".gz").removesuffix(".zst").removesuffix(".tar").removesuffix(".bundle")
-    if not re.match(MODEL_NAME, name) or len(name) > 100:
+    if not re.fullmatch(MODEL_NAME, name) or len(name) > 100:
         raise BadInput(f"{out}: {name!r} is no name of a bundle: letters, digits, dots and dashes", hint="--out camera.bundle.tar.zst")
     return name
 
@@ -97,7 +100,7 @@ def _compressing(file: BinaryIO, out: Path) -> Iterator[BinaryIO]:
 
 
 class _Entry(tarfile.TarInfo):
-    """An entry whose extended headers, which tarfile reads into memory, are small."""
+    """An entry whose extended headers, which tarfile reads into memory, are small; and no sparse file, whose map of holes has no bound."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
@@ -106,25 +109,38 @@ class _Entry(tarfile.TarInfo):
             raise tarfile.ReadError(f"an entry in it has a header of {found.size} bytes")
         return found
 
+    def _sparse(self, *_: object) -> NoReturn:
+        raise tarfile.ReadError("it holds a sparse file")
 
-def unpack_archive(path: Path, folder: Path) -> Path:
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _sparse
+
+
+def unpack_archive(path: Path, folder: Path, content: bytes | None = None) -> Path:
     """Unpack a stranger's archive into ``folder``, which is made and appears when all is there; returns the one folder that it holds.
 
     Only files and folders, with plain relative names of which none comes twice, are taken.
+
+    Args:
+        content: what was read of the file already, and verified: it may be another by now.
 
     Raises:
         BadInput: anything else, a damaged archive, or one that unpacks to too much.
     """
     with new_folder(folder) as scratch:
         try:
-            with path.open("rb") as file, _decompressing(path, file) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry) as archive:
+            with (
+                path.open("rb") if content is None else io.BytesIO(content) as file,
+                _decompressing(path, file) as stream,
+                tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry) as archive,
+            ):
                 _unpack(path, archive, scratch)
         except FileNotFoundError:
             raise BadInput(f"{path}: no such file", hint="make one with: edge pack ARTIFACT... --device NAME --out FILE") from None
         except _ERRORS as error:
-            if isinstance(error, OSError) and error.errno is not None:
+            if isinstance(error, OSError) and error.errno not in (None, *_OF_NAMES):
                 raise
-            raise BadInput(f"{path}: not a readable bundle: {error}", hint="copy it again") from error
+            said = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise BadInput(f"{path}: not a readable bundle: {said}", hint="copy it again") from error
         found = list(scratch.iterdir())
         if len(found) != 1 or not found[0].is_dir():
             raise BadInput(f"{path}: it holds {len(found)} entries at its top, a bundle is one folder")
@@ -149,7 +165,7 @@ def _unpack(path: Path, archive: tarfile.TarFile, scratch: Path) -> None:
             raise BadInput(f"{path}: it unpacks to more than {MAX_BYTES >> 30} GiB, or to more than {MAX_ENTRIES:,} files")
         if entry.isdir():
             target.mkdir(parents=True, exist_ok=True)
-        elif entry.isreg() and not entry.issparse():
+        elif entry.isreg():
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as out:
                 shutil.copyfileobj(cast(IO[bytes], archive.extractfile(entry)), out, 1 << 20)

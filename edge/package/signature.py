@@ -69,8 +69,9 @@ def sign(bundle: Path, key: Ed25519PrivateKey) -> Path:
     return path
 
 
-def verify(bundle: Path, key: Ed25519PublicKey) -> None:
-    """
+def verified(bundle: Path, key: Ed25519PublicKey) -> bytes:
+    """What the bundle's file holds.
+
     Raises:
         BadInput: there is no signature. CheckFailed: it is not of this bundle by this key.
     """
@@ -79,7 +80,9 @@ def verify(bundle: Path, key: Ed25519PublicKey) -> None:
     path = signature_path(bundle)
     if not path.is_file():
         raise BadInput(f"{path}: the signature is missing", hint="sign it when it is packed: edge pack ... --sign key.pem")
+    content = bundle.read_bytes()
     try:
-        key.verify(read_limited(path, SIGNATURE_BYTES, "signature"), bundle.read_bytes())
+        key.verify(read_limited(path, SIGNATURE_BYTES, "signature"), content)
     except InvalidSignature:
         raise CheckFailed(f"{bundle}: its signature is not by this key, or the bundle was changed", hint="nothing was unpacked") from None
+    return content

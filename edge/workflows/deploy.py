@@ -9,7 +9,7 @@ from edge.devices.ssh import Installed, SshTarget
 from edge.errors import BadInput
 from edge.files import sha256_of
 from edge.package.run.bundle import SUMS
-from edge.workflows.inspect import checked_bundle, unpacked
+from edge.workflows.inspect import checked_bundle, unpacked, unverified
 
 
 def deploy(path: Path, target: SshTarget, into: str, key: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Installed:
@@ -22,6 +22,8 @@ def deploy(path: Path, target: SshTarget, into: str, key: Path | None = None, sa
         bundle = checked_bundle(folder)
         if bundle.name != folder.name:
             raise BadInput(f"{path}: its folder is {folder.name!r} and its name {bundle.name!r}", hint="it was not made by edge pack")
+        if remark := unverified(path, key):
+            say(remark)
         for reason in bundle.forced:
             say(f"packed with --force: {reason}")
         say(f"{bundle.name}: checked; copying it to {target.name}")

@@ -14,7 +14,7 @@ from edge.files import inside, read_limited, sha256_of
 from edge.package.archive import unpack_archive
 from edge.package.manifest import Bundle, read_bundle
 from edge.package.run.bundle import MANIFEST, SUMS
-from edge.package.signature import public_key, verify
+from edge.package.signature import public_key, signature_path, verified
 
 MAX_SUMS = 4 << 20
 
@@ -50,10 +50,15 @@ def unpacked(path: Path, key: Path | None) -> Iterator[Path]:
     """
     if not path.is_file():
         raise BadInput(f"{path}: no such file", hint="make a bundle with: edge pack ARTIFACT... --device NAME --out FILE")
-    if key:
-        verify(path, public_key(key))
+    content = verified(path, public_key(key)) if key else None
     with tempfile.TemporaryDirectory(prefix="edge-bundle.") as scratch:
-        yield unpack_archive(path, Path(scratch, "unpacked"))
+        yield unpack_archive(path, Path(scratch, "unpacked"), content)
+
+
+def unverified(path: Path, key: Path | None) -> str | None:
+    """What there is to say where a signature lies beside a bundle and no key was named."""
+    beside = signature_path(path)
+    return None if key or not beside.is_file() else f"{beside} was not verified; name the key: --key KEY.pub.pem"
 
 
 def checked_bundle(folder: Path) -> Bundle:

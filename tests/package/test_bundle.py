@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import venv
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from sklearn.datasets import load_digits
 
 from edge.artifact import load_artifact
 from edge.bench.results import read_results
+from edge.environments import cpu_flags
 from edge.files import sha256_of
 from edge.package.manifest import read_bundle
 from edge.package.run.bundle import SUMS
@@ -25,6 +29,8 @@ from tests.conftest import Demo, edit_manifest, run_edge
 from tests.package.conftest import STUDENT, run_bundle
 
 INT8, FP32, PADDLE = (f"{STUDENT}-{cell}" for cell in ("onnx-int8", "onnx-fp32", "paddle-inference-fp32"))
+#: Of a storage that int8 fits in, and nothing beside it.
+ROOM = (("total", 300, "KiB"), ("model_share", 100, "%"))
 OLD = Path.home() / ".pyenv/versions"
 
 
@@ -57,7 +63,12 @@ def test_the_self_test_passes_and_writes_nothing(unpacked: Path) -> None:
 def test_the_same_content_gives_the_same_bytes(packed: Path, demo: Demo, profile: Path, tmp_path: Path) -> None:
     artifacts = [demo.artifacts / name for name in (FP32, INT8, PADDLE)]
     again = tmp_path / packed.name
-    ran = run_edge("pack", *artifacts, "--device", profile, "--results", demo.folder / "results.json", "--out", again, TZ="Asia/Tokyo", UMASK="077")
+    copies = [Path(shutil.copytree(artifact, tmp_path / "copies" / artifact.name, copy_function=shutil.copy)) for artifact in artifacts]
+    umask = os.umask(0o077)
+    try:
+        ran = run_edge("pack", *copies, "--device", profile, "--results", demo.folder / "results.json", "--out", again, TZ="Asia/Tokyo")
+    finally:
+        os.umask(umask)
     assert ran.code == 0 and again.read_bytes() == packed.read_bytes()
 
 
@@ -79,6 +90,38 @@ def test_any_flipped_bit_and_any_missing_file_is_found(unpacked: Path) -> None:
         path.write_bytes(kept)
 
 
+def test_what_was_not_packed_is_found_before_it_is_imported(unpacked: Path) -> None:
+    """A package that stands for a module, a list of checksums that names less, a module with the name of one of Python's own."""
+    stray = unpacked / "edge_worker" / "runtimes" / "onnx" / "__init__.py"
+    stray.parent.mkdir()
+    stray.write_text("raise SystemExit(0)\n")
+    ran = run_bundle(unpacked, "self-test")
+    assert ran.code == 1 and "FAIL  edge_worker/runtimes/onnx/__init__.py is not in SHA256SUMS" in ran.out and "outputs" not in ran.out
+    shutil.rmtree(stray.parent)
+    (unpacked / "struct.py").write_text("raise SystemExit('a stray module')\n")
+    ran = run_bundle(unpacked, "self-test")
+    assert ran.code == 1 and "FAIL  struct.py is not in SHA256SUMS" in ran.out
+    (unpacked / "struct.py").unlink()
+    listed = (unpacked / SUMS).read_text().splitlines(keepends=True)
+    (unpacked / SUMS).write_text("".join(line for line in listed if "run/compare.py" not in line))
+    assert "FAIL  run/compare.py is not in SHA256SUMS" in run_bundle(unpacked, "self-test").out
+
+
+def test_what_is_measured_is_what_was_packed(unpacked: Path, tmp_path: Path) -> None:
+    inside = run_bundle(unpacked, "bench", "--out", "there.json")
+    assert inside.code == 2 and "a bundle's folder holds what was packed and nothing else" in inside.err
+    assert run_bundle(unpacked, "install", tmp_path / "there").code == 0
+    (tmp_path / "there" / "artifacts" / INT8 / "model.onnx").write_bytes((unpacked / "LICENSE").read_bytes())
+    ran = run_bundle(tmp_path / "there", "bench", "--artifact", INT8, "--out", tmp_path / "x.json")
+    assert ran.code == 2 and "model.onnx is not what was packed" in ran.err and not (tmp_path / "x.json").exists()
+
+
+def test_a_runtime_that_is_missing_is_told_by_bench_too(unpacked: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", with_pip=False)
+    ran = run_bundle(unpacked, "bench", "--artifact", FP32, "--out", tmp_path / "x.json", python=tmp_path / "bare" / "bin" / "python")
+    assert ran.code == 2 and "pip install --require-hashes -r requirements" in ran.err and "make setup" not in ran.err
+
+
 def test_a_flipped_bit_anywhere_in_the_manifest_is_one_sentence(unpacked: Path) -> None:
     kept = (unpacked / "bundle.json").read_bytes()
     for at in range(0, len(kept), len(kept) // 12):
@@ -95,6 +138,30 @@ def test_another_processor_is_told_before_anything_is_loaded(unpacked: Path) -> 
     change_bundle(unpacked, lambda raw: raw["device"].update(arch="arm"))
     ran = run_bundle(unpacked, "self-test")
     assert ran.code == 1 and "and the bundle is for desk, which is arm" in ran.out
+
+
+def test_int8_that_is_right_but_for_a_factor_fails(unpacked: Path) -> None:
+    """Its cosine and its classes are those of the source."""
+    path = unpacked / "artifacts" / INT8 / "vectors.npz"
+    with np.load(path) as found:
+        arrays = {name: found[name] / (100 if name.startswith("output") else 1) for name in found.files}
+    np.savez(path, **{name: array.astype(np.float32) for name, array in arrays.items()})
+    list_again(unpacked)
+    ran = run_bundle(unpacked, "self-test", "--artifact", INT8)
+    assert ran.code == 1 and "x max|output| from those that are expected" in ran.out
+    arrays["output_0"][0] = np.nan
+    np.savez(path, **{name: array.astype(np.float32) for name, array in arrays.items()})
+    list_again(unpacked)
+    assert "output 0 of the source itself holds NaN" in run_bundle(unpacked, "self-test", "--artifact", INT8).out
+
+
+def test_a_bundle_for_the_server_runs_here_or_says_what_this_processor_lacks(demo: Demo, tmp_path: Path) -> None:
+    out = tmp_path / "server.bundle.tar.gz"
+    assert run_edge("pack", demo.artifacts / FP32, demo.artifacts / INT8, "--device", "x86-server", "--out", out).code == 0
+    subprocess.run(["tar", "-xzf", out, "-C", tmp_path], check=True)
+    ran = run_bundle(tmp_path / "server", "self-test")
+    lacking = [flag for flag in read_bundle(tmp_path / "server").device.flags if flag not in cpu_flags()]
+    assert (ran.code == 0 and "server: PASS" in ran.out) if not lacking else (ran.code == 1 and f"lacks {', '.join(lacking)}, which" in ran.out)
 
 
 def test_other_outputs_and_a_crash_are_sentences(unpacked: Path) -> None:
@@ -215,6 +282,7 @@ def answers_of(found: list[dict[str, Any]]) -> list[Any]:
         (("serve", "--stdin", "28"), "28 is not WIDTHxHEIGHT"),
         (("serve", "--watch", "nowhere"), "nowhere is not a folder"),
         (("serve", "--stdin", "99999999999999999999x9"), "is not WIDTHxHEIGHT"),
+        (("serve", "--stdin", "20000x1"), "is not WIDTHxHEIGHT, or too large"),
         (("infer", "--input", f"artifacts/{FP32}/vectors.npz"), "it is an archive of arrays"),
         (("bench", "--out", "nowhere/x.json"), "there is no such folder"),
     ],
@@ -232,6 +300,18 @@ def test_a_folder_is_watched_while_pictures_come_and_go(unpacked: Path, tmp_path
     Image.new("L", (28, 28)).save(frames / "x.png")
     ran = run_bundle(unpacked, "serve", "--watch", frames, "--once")
     assert ran.code == 0 and [Path(line["frame"]).name for line in lines(ran.out)] == ["x.png"] and not ran.err
+    Image.new("L", (60_000, 1)).save(frames / "long.png")  # the weights that resize it would take all memory
+    ran = run_bundle(unpacked, "serve", "--watch", frames, "--once")
+    assert ran.code == 0 and [Path(line["frame"]).name for line in lines(ran.out)] == ["x.png"] and "it has 60000 x 1 pixels" in ran.err
+    change_bundle(unpacked, lambda raw: raw.update(preprocessing=None))
+    ran = run_bundle(unpacked, "serve", "--watch", frames)
+    assert ran.code == 2 and "does not say how a picture becomes an input" in ran.err
+
+
+def test_outputs_that_are_no_numbers_are_json_all_the_same(unpacked: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.full((1, 1, 28, 28), np.inf, np.float32))
+    (line,) = lines(run_bundle(unpacked, "infer", "--input", tmp_path / "x.npy").out)
+    assert line["problem"] == "its outputs hold NaN or infinity" and "top" not in line
 
 
 def test_a_python_without_lzma_says_so(unpacked: Path) -> None:
@@ -298,6 +378,8 @@ def test_what_failed_its_gate_is_refused_unless_it_is_marked(copy_of: Callable[[
     ran = run_edge("pack", artifact, "--device", profile, "--out", out, "--force")
     assert ran.code == 0 and "packed with --force" in ran.out
     assert "packed with --force" in run_edge("inspect", out).out
+    out.with_name(f"{out.name}.sig").write_bytes(b"of a stranger")
+    assert f"{out.name}.sig was not verified" in run_edge("inspect", out).out
 
 
 def test_a_failed_verdict_is_refused(demo: Demo, profile: Path, tmp_path: Path) -> None:
@@ -313,12 +395,16 @@ def test_a_failed_verdict_is_refused(demo: Demo, profile: Path, tmp_path: Path) 
 
 
 def test_pack_refuses_what_cannot_be_packed(demo: Demo, profile: Path, tmp_path: Path) -> None:
+    licence = tmp_path / "a\nb"
+    licence.write_text("a licence")
     for arguments, said in (
         ((demo.artifacts / FP32, "--device", profile, "--out", tmp_path / "x.zip"), "a bundle's name ends in .tar.zst or .tar.gz"),
         ((demo.artifacts / PADDLE, demo.artifacts / PADDLE, "--device", profile, "--out", tmp_path / "x.tar.gz"), "is named twice"),
         ((demo.artifacts / FP32, "--device", profile, "--wheels", tmp_path, "--out", tmp_path / "x.tar.gz"), "no wheel is in it"),
         ((demo.artifacts / f"{STUDENT}-paddle-lite-fp32-arm", "--device", profile, "--out", tmp_path / "x.tar.gz"), "is for arm, and desk is x86"),
         ((tmp_path, "--device", profile, "--out", tmp_path / "x.tar.gz"), "not an artifact"),
+        ((demo.artifacts / FP32, "--device", profile, "--licence", licence, "--out", tmp_path / "x.tar.gz"), "its name is no plain one"),
+        ((demo.artifacts / FP32, "--device", profile, "--out", tmp_path / "x\n.tar.gz"), "is no name of a bundle"),
     ):
         ran = run_edge("pack", *arguments)
         assert ran.code == 2 and said in ran.err and not list(tmp_path.glob("x.*"))
@@ -339,8 +425,6 @@ def test_inspect_tells_what_is_inside_and_finds_damage(packed: Path, unpacked: P
 
 
 def test_wheels_go_along_and_are_unpacked_where_they_fit(demo: Demo, profile: Path, tmp_path: Path) -> None:
-    import zipfile
-
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     for name in ("mine-1.0-py3-none-any.whl", "other-1.0-cp36-cp36m-win_amd64.whl"):
@@ -355,5 +439,14 @@ def test_wheels_go_along_and_are_unpacked_where_they_fit(demo: Demo, profile: Pa
     assert (tmp_path / "there/site/mine.py").read_text() == "answer = 42\n" and not (tmp_path / "there/site/other.py").exists()
     assert (tmp_path / "there/site/deep/more.py").read_text() == "answer = 43\n"
     assert run_bundle(tmp_path / "there", "self-test").code == 0 and run_edge("inspect", tmp_path / "there").code == 0
+    small = tmp_path / "small.toml"
+    storage = "".join(f'{name} = {{ value = {value}, unit = "{unit}", source = "a test" }}\n' for name, value, unit in ROOM)
+    small.write_text(re.sub(r"\[storage\]\n(.+\n)*", f"[storage]\n{storage}", profile.read_text()))
+    with zipfile.ZipFile(wheels / "mine-1.0-py3-none-any.whl", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("large.py", "#" * 300_000)
+    int8 = demo.artifacts / INT8
+    ran = run_edge("pack", int8, "--device", small, "--wheels", wheels, "--out", out)
+    assert ran.code == 1 and "models and unpacked wheels have" in ran.err and "300,000" not in ran.err
+    assert run_edge("pack", int8, "--device", small, "--out", out).code == 0
     shutil.rmtree(tmp_path / "there" / "site")
     assert "site/mine.py cannot be read" in run_bundle(tmp_path / "there", "self-test").out

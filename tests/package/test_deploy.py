@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import signal
 import subprocess
 import sys
 import threading
@@ -82,10 +85,11 @@ def test_a_rollback_that_is_asked_for_twice_happens_once(board: Sshd, bundles: l
     target, replaced, to = SshTarget(board.name), Path(str(second)).name, Path(str(first)).name
     _ = target.arch  # begins the session
     for _ in range(2):
-        target._ask("roll-back", limit=60, name="camera", home="~/edge-bundles", python="python3", replaced=replaced, to=to)
+        target._ask("roll-back", limit=60, name="camera", home="~/edge-bundles", replaced=replaced, to=to)
         assert current(board) == first
     (place(board) / "previous").unlink()
     (place(board) / "previous").symlink_to(str(first))  # as a kill between the two links leaves it
+    (place(board) / "versions" / "a-newer-one").mkdir()
     assert target.roll_back("camera", "~/edge-bundles").previous == Path(str(first)).name and current(board) == second
     target.close()
 
@@ -158,6 +162,58 @@ def test_a_cut_during_the_deploy_leaves_a_whole_version(board: Sshd, bundles: li
     assert run_bundle(place(board) / "current", "self-test").code == 0
     lines = (place(board) / "current" / SUMS).read_text().splitlines()
     assert any("onnx-int8/model.onnx" in line for line in lines)
+
+
+def test_ctrl_c_leaves_what_was_current(board: Sshd, bundles: list[Path]) -> None:
+    assert deploy(board, bundles[0]).code == 0
+    kept, versions = current(board), place(board) / "versions"
+    command = [sys.executable, "-m", "edge", "deploy", str(bundles[2]), "--target", board.name]
+    deploying = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    until(lambda: (versions / ".new" / SUMS).exists())  # decoded, and about to prove itself
+    deploying.send_signal(signal.SIGINT)
+    assert deploying.wait() == 130
+    until(lambda: [path.name for path in versions.iterdir()] == [Path(str(kept)).name])
+    assert current(board) == kept and run_bundle(place(board) / "current", "self-test").code == 0
+
+
+@pytest.mark.parametrize("left", [".new", None])
+def test_a_kill_while_a_version_is_replaced_loses_none(board: Sshd, bundles: list[Path], tmp_path: Path, left: str | None) -> None:
+    assert deploy(board, bundles[0]).code == 0
+    kept = Path(str(current(board))).name
+    versions = place(board) / "versions"
+    (versions / kept).rename(versions / f".{kept}")
+    if left:
+        (versions / left).mkdir()
+    wrong = changed(bundles[1], tmp_path, lambda raw: raw["artifacts"][0]["limits"].update(cosine=1.1))
+    assert deploy(board, wrong).code == 1 and [path.name for path in versions.iterdir()] == [kept]
+    assert run_bundle(place(board) / "current", "self-test").code == 0
+
+
+def test_a_version_that_cannot_be_removed_stops_nothing(start: Callable[..., Sshd], bundles: list[Path], tmp_path: Path) -> None:
+    held = tmp_path / "into" / "camera" / "versions" / "old" / "held"
+    held.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", held], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        board = start()  # it sees what was mounted before
+        for _ in range(2):
+            ran = deploy(board, bundles[0], "--into", tmp_path / "into")
+            assert ran.code == 0 and "versions/old could not be removed: remove it by hand" in ran.out
+    finally:
+        subprocess.run(["umount", "--lazy", held], check=True)
+
+
+def test_an_interpreter_is_named_from_the_home_folder(board: Sshd, bundles: list[Path]) -> None:
+    relative = os.path.relpath(sys.executable, pwd.getpwuid(os.geteuid()).pw_dir)
+    ran = deploy(board, bundles[0], "--python", relative)
+    assert ran.code == 0 and current(board), ran.err
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,14 @@ if sys.version_info < (3, 8):
     )
 
 sys.dont_write_bytecode = True  # the folder may be read-only, and its checksums are of what was packed
+sys.path.append(sys.path.pop(0))  # this folder comes last: a stray file in it stands for none of Python's own
 
 try:
     from .commands import main
 except (ImportError, SyntaxError, ValueError, NameError, AttributeError, TypeError) as error:
     sys.exit("bundle: its own code is damaged: %s; next: copy the bundle again, sha256sum -c SHA256SUMS says which file" % error)
+except KeyboardInterrupt:
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

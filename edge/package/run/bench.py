@@ -11,7 +11,7 @@ import zipfile
 from typing import Any, Callable, Dict, List
 
 from . import machine
-from .bundle import ROOT, SITE, Refused, model_files, sha256_of
+from .bundle import ROOT, SITE, Refused, damage, model_files, sha256_of
 from .model import spec_of
 
 WORKER = os.path.join(ROOT, "edge_worker")
@@ -24,12 +24,17 @@ def bench(manifest: Dict[str, Any], artifacts: List[Dict[str, Any]], threads: in
     """Measure the artifacts and write ``out``, which appears when it is whole.
 
     Raises:
-        Refused: this is an emulated processor, whose time is no latency, or a measurement has failed.
+        Refused: this is an emulated processor, whose time is no latency, what would be measured is not what was packed, or it has failed.
     """
     if machine.emulated():
         raise Refused("this processor is emulated, and its time is no latency", "on the desk: edge bench ARTIFACT --target qemu --device NAME")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
-        raise Refused("%s: there is no such folder" % os.path.dirname(os.path.abspath(out)), "name another file: --out FILE")
+    home = os.path.realpath(os.path.dirname(os.path.abspath(out)))
+    if not os.path.isdir(home):
+        raise Refused("%s: there is no such folder" % home, "name another file: --out FILE")
+    if os.path.commonpath([home, os.path.realpath(ROOT)]) == os.path.realpath(ROOT):
+        raise Refused("%s: a bundle's folder holds what was packed and nothing else" % out, "--out ../bench.json")
+    for problem in (*damage(), *machine.misfits(manifest, artifacts)):  # what it measures would be of something else
+        raise Refused(problem, "python3 -m run self-test says more")
     asked = manifest["bench"]
     runs = [("latency", repeat) for repeat in range(asked["repeats"])] + [("memory", 0)]
     records = []
@@ -65,6 +70,7 @@ def _run(artifact: Dict[str, Any], part: str, threads: int, asked: Dict[str, Any
     with tempfile.TemporaryDirectory(dir=scratch) as folder, model_files(artifact) as files:
         spec, result = os.path.join(folder, "spec.json"), os.path.join(folder, "result.json")
         settings = {**asked["settings"], "schema_version": asked["spec_version"], "task": part, "inputs": inputs, "outputs": ".", "affinity": None}
+        settings["install"] = machine.installing(artifact)
         with open(spec, "w") as file:
             json.dump({**settings, **spec_of(artifact, files, threads)}, file)
         descriptors = [int(path.rsplit("/", 1)[1]) for path in files.values() if path.startswith("/proc/self/fd/")]
@@ -82,10 +88,10 @@ def _run(artifact: Dict[str, Any], part: str, threads: int, asked: Dict[str, Any
             raise Refused("%s: %s did not finish within %d s" % (artifact["name"], part, PATIENCE + asked["seconds"])) from None
         if not os.path.exists(result):
             said = " ".join(done.stdout.decode(errors="replace").split())[-300:]
-            raise Refused("%s: the worker ended with status %d: %s" % (artifact["name"], done.returncode, said), "run: python3 -m run self-test")
+            raise Refused("%s: the worker ended with status %d: %s" % (artifact["name"], done.returncode, said), "python3 -m run self-test")
         found = _read(result)
     if found["status"] != "ok":
-        raise Refused("%s: %s" % (artifact["name"], found["error"]), "run: python3 -m run self-test")
+        raise Refused("%s: %s" % (artifact["name"], found["error"]), "python3 -m run self-test")
     digest = sha256_of(os.path.join(ROOT, artifact["folder"], "manifest.json"))
     return {"figures": found["figures"], "environment": {**found["environment"], "artifact_sha256": digest}}
 

@@ -78,8 +78,14 @@ def sums() -> List[Tuple[str, str]]:
 
 
 def damage() -> Iterator[str]:
-    """A sentence for each file that is missing, or is not what was packed."""
-    for name, digest in sums():
+    """A sentence for each file that is missing, that is not what was packed, or that was not packed: Python may import it for another."""
+    listed = dict(sums())
+    for folder, _, names in os.walk(ROOT):
+        for name in names:
+            path = os.path.relpath(os.path.join(folder, name), ROOT).replace(os.sep, "/")
+            if path not in listed and path != SUMS:
+                yield "%s is not in %s: it was not packed; take it out" % (path, SUMS)
+    for name, digest in listed.items():
         try:
             found = sha256_of(os.path.join(ROOT, name))
         except OSError as error:

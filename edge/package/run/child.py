@@ -57,9 +57,9 @@ def judged(artifact: Dict[str, Any]) -> Dict[str, Any]:
 
 def beyond(figures: Dict[str, Any], limits: Dict[str, Any], samples: int) -> Optional[str]:
     """What lies beyond its limit. Of few samples, one more than the share that is allowed may have another class."""
-    if limits["max_rel"] is not None and figures["max_rel"] > limits["max_rel"]:
+    if limits["max_rel"] is not None and not figures["max_rel"] <= limits["max_rel"]:
         return "the outputs differ by %.2g x max|output| from those that are expected, allowed are %g" % (figures["max_rel"], limits["max_rel"])
-    if figures["cosine"] < limits["cosine"]:
+    if not figures["cosine"] >= limits["cosine"]:
         return "the cosine between the outputs and those that are expected is %.4f, it must reach %g" % (figures["cosine"], limits["cosine"])
     if figures["agreement"] is not None and limits["agreement"] is not None:
         others, allowed = round(samples * (1 - figures["agreement"] / 100)), -(-samples * (100 - limits["agreement"]) // 100)

@@ -15,7 +15,7 @@ from .machine import use_site
 USAGE = """
   python3 -m run self-test                     is everything here, and does the model say what it said on the desk?
   python3 -m run install /opt/camera           decode the models, unpack the wheels
-  python3 -m run bench --out bench.json        measure; on the desk: edge report bench.json
+  python3 -m run bench --out ../bench.json     measure; on the desk: edge report bench.json
   python3 -m run infer --image x.png           a line of JSON for each picture
   ffmpeg ... -f rawvideo -pix_fmt rgb24 - | python3 -m run serve --stdin 640x480
   python3 -m run serve --watch /var/frames     pictures as they come into a folder
@@ -139,7 +139,7 @@ def _infer(asked: argparse.Namespace) -> None:
 
 
 def _serve(asked: argparse.Namespace) -> None:
-    from .infer import forgiving, parsed_size, pictures, raw_frames, run_frames, watched
+    from .infer import parsed_size, pictures, raw_frames, run_frames, watched
 
     if bool(asked.stdin) == bool(asked.watch):
         raise Refused("name where the frames come from", "python3 -m run serve --stdin 640x480, or --watch DIR")
@@ -149,5 +149,5 @@ def _serve(asked: argparse.Namespace) -> None:
         width, height = parsed_size(asked.stdin)
         frames = raw_frames(manifest, sys.stdin.buffer, width, height, 1 if asked.grey else 3)
     else:
-        frames = forgiving(lambda path: next(pictures(manifest, iter([path]))), watched(asked.watch, asked.once))
+        frames = pictures(manifest, watched(asked.watch, asked.once), forgiving=True)
     run_frames(manifest, bundle.artifact_named(manifest, asked.artifact), frames, asked.threads)

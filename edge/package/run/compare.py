@@ -14,6 +14,8 @@ def malformed(source: Sequence[Any], outputs: Sequence[Any]) -> Optional[str]:
     for index, (wanted, found) in enumerate(zip(source, outputs)):
         if found.shape != wanted.shape:
             return "output %d has shape %s, the source gives %s" % (index, found.shape, wanted.shape)
+        if wanted.dtype.kind == "f" and not np.isfinite(wanted).all():
+            return "output %d of the source itself holds NaN or infinity" % index
         if found.dtype.kind == "f" and not np.isfinite(found).all():
             bad = int(np.count_nonzero(~np.isfinite(found.reshape(len(found), -1)).all(axis=1)))
             return "output %d holds NaN or infinity for %d of %d samples" % (index, bad, len(found))

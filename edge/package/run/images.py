@@ -13,8 +13,8 @@ import numpy as np
 
 from .bundle import Refused
 
-#: A larger picture is refused, in bytes and in pixels.
-MAX_BYTES, MAX_PIXELS = 64 << 20, 64_000_000
+#: A larger picture is refused, in bytes and in pixels; and one with a longer side, whose weights alone would take all memory.
+MAX_BYTES, MAX_PIXELS, MAX_SIDE = 64 << 20, 64_000_000, 16_384
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: Lines that are resized at a time.
 BAND = 256
@@ -53,8 +53,9 @@ def _by_pillow(path: str) -> Any:
         raise Refused("%s is neither PNG nor PNM, and Pillow is not installed here" % path, "python3 -m pip install pillow, or send PNG") from None
     try:
         with Image.open(path) as picture:
-            if picture.format not in ("JPEG", "BMP") or picture.width * picture.height > MAX_PIXELS:
-                raise ValueError("it is %s of %d x %d pixels" % (picture.format, picture.width, picture.height))
+            if picture.format not in ("JPEG", "BMP"):
+                raise ValueError("it is %s" % picture.format)
+            check_size(picture.width, picture.height)
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except Exception as error:  # whatever Pillow raises for a damaged file
         raise Refused("%s is not a readable picture: %s" % (path, error)) from None
@@ -73,7 +74,7 @@ def _png(data: bytes) -> Any:
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     if depth != 8 or interlaced or colour not in SAMPLES:
         raise ValueError("it has %d bits a sample, or is interlaced" % depth)
-    _check_size(width, height)
+    check_size(width, height)
     stride = width * SAMPLES[colour]
     decoder = zlib.decompressobj()
     raw = decoder.decompress(b"".join(packed), height * (stride + 1) + 1)
@@ -137,14 +138,14 @@ def _pnm(data: bytes) -> Any:
     width, height, most = fields
     if most != 255:
         raise ValueError("its largest value is %d, not 255" % most)
-    _check_size(width, height)
+    check_size(width, height)
     samples = 1 if data[:2] == b"P5" else 3
     return _rgb(np.frombuffer(data, np.uint8, width * height * samples, at + 1).reshape(height, width, samples))
 
 
-def _check_size(width: int, height: int) -> None:
-    if not 0 < width * height <= MAX_PIXELS:
-        raise ValueError("%d x %d pixels" % (width, height))
+def check_size(width: int, height: int) -> None:
+    if not (min(width, height) > 0 and max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS):
+        raise ValueError("it has %d x %d pixels" % (width, height))
 
 
 def _rgb(pixels: Any) -> Any:

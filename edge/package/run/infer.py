@@ -42,7 +42,11 @@ def run_frames(manifest: Dict[str, Any], artifact: Dict[str, Any], frames: Itera
 
 
 def _told(outputs: Any, labels: Any) -> Dict[str, Any]:
-    """The likeliest classes of a classifier; of anything else the outputs as they are."""
+    """The likeliest classes of a classifier; of anything else the outputs as they are. JSON has no NaN."""
+    import numpy as np
+
+    if not all(np.isfinite(output).all() for output in outputs):
+        return {"problem": "its outputs hold NaN or infinity"}
     first = outputs[0]
     if len(outputs) > 1 or first.ndim != 2 or first.shape[1] < 2:
         return {"outputs": [output.tolist() for output in outputs]}
@@ -64,12 +68,24 @@ def preparer(manifest: Dict[str, Any]) -> Callable[[Any], Any]:
     return lambda pixels: preprocess(pixels, how)
 
 
-def pictures(manifest: Dict[str, Any], paths: Iterator[str]) -> Iterator[Frame]:
+def pictures(manifest: Dict[str, Any], paths: Iterator[str], forgiving: bool = False) -> Iterator[Frame]:
+    """Of each path; ``forgiving``: one that cannot be read stops nothing.
+
+    Raises:
+        Refused: see `preparer`, and before a path is waited for.
+    """
     from .images import read_image
 
     prepare = preparer(manifest)
     for path in paths:
-        yield path, prepare(read_image(path))
+        try:
+            frame = prepare(read_image(path))
+        except (Refused, MemoryError) as error:
+            if not forgiving:
+                raise
+            sys.stderr.write("bundle: %s\n" % (error if isinstance(error, Refused) else "%s: there is not enough memory for it" % path))
+            continue
+        yield path, frame
 
 
 def arrays(paths: Iterator[str]) -> Iterator[Frame]:
@@ -133,23 +149,13 @@ def _sizes(folder: str) -> Iterator[Tuple[str, int]]:
                     yield entry.name, entry.stat().st_size
 
 
-def forgiving(frames: Callable[[str], Frame], paths: Iterator[str]) -> Iterator[Frame]:
-    """The frames of a folder, of which one that cannot be read stops nothing."""
-    for path in paths:
-        try:
-            yield frames(path)
-        except Refused as refusal:
-            sys.stderr.write("bundle: %s\n" % refusal)
-
-
 def parsed_size(text: str) -> Tuple[int, int]:
     """``640x480``: width, height."""
-    from .images import MAX_PIXELS
+    from .images import check_size
 
     try:
         width, height = map(int, text.lower().split("x"))
+        check_size(width, height)
     except ValueError:
-        raise Refused("%s is not WIDTHxHEIGHT" % text, "e.g. --stdin 640x480") from None
-    if min(width, height) < 1 or width * height > MAX_PIXELS:
-        raise Refused("%s is not WIDTHxHEIGHT" % text, "e.g. --stdin 640x480")
+        raise Refused("%s is not WIDTHxHEIGHT, or too large" % text, "e.g. --stdin 640x480") from None
     return width, height

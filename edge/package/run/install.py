@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 import zipfile
 import zlib
 from typing import Any, Dict, List
@@ -31,18 +32,18 @@ def install(manifest: Dict[str, Any], folder: str) -> List[str]:
         raise Refused("%s is there already" % target, "name a folder that is not there yet, or remove that one")
     for problem in damage():
         raise Refused(problem, "copy the bundle again")
-    part = target + ".part"
-    shutil.rmtree(part, ignore_errors=True)
+    home, scratch = os.path.dirname(target), ""
     try:
+        os.makedirs(home, exist_ok=True)
+        scratch = tempfile.mkdtemp(prefix=".%s." % os.path.basename(target), dir=home)
+        part = os.path.join(scratch, "part")
         os.makedirs(part)
         remarks = _fill(manifest, part)
         os.rename(part, target)
     except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise Refused("%s cannot be written: %s" % (target, error.strerror or error), "free some space, or name another folder") from None
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return remarks
 
 

@@ -67,9 +67,7 @@ def missing_packages(artifact: Dict[str, Any]) -> Iterator[str]:
     """A sentence for each package that an artifact needs and that is not here, or in another version than one of those that it was packed for."""
     from importlib.metadata import PackageNotFoundError, version
 
-    mend = "python3 -m pip install --require-hashes -r %s" % artifact["requirements"]
-    if os.path.isdir(os.path.join(ROOT, "wheels")):
-        mend = "python3 -m run install DIR, which unpacks the wheels"
+    mend = installing(artifact)
     for package, accepted in sorted(artifact["packages"].items()):
         try:
             found = version(package)
@@ -78,6 +76,13 @@ def missing_packages(artifact: Dict[str, Any]) -> Iterator[str]:
             continue
         if accepted and found not in accepted:
             yield "%s is here in version %s, and %s was packed for %s; next: %s" % (package, found, artifact["name"], " or ".join(accepted), mend)
+
+
+def installing(artifact: Dict[str, Any]) -> str:
+    """The command that brings what an artifact needs."""
+    if os.path.isdir(os.path.join(ROOT, "wheels")):
+        return "python3 -m run install DIR, which unpacks the wheels"
+    return "python3 -m pip install --require-hashes -r %s" % artifact["requirements"]
 
 
 def use_site() -> None:
