@@ -310,7 +310,7 @@ def test_a_folder_is_watched_while_pictures_come_and_go(unpacked: Path, tmp_path
 
 def test_outputs_that_are_no_numbers_are_json_all_the_same(unpacked: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.full((1, 1, 28, 28), np.inf, np.float32))
-    (line,) = lines(run_bundle(unpacked, "infer", "--input", tmp_path / "x.npy").out)
+    (line,) = lines(run_bundle(unpacked, "infer", "--artifact", FP32, "--input", tmp_path / "x.npy").out)
     assert line["problem"] == "its outputs hold NaN or infinity" and "top" not in line
 
 
