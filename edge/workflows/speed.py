@@ -16,10 +16,12 @@ from edge.bench.scenarios import SingleStream
 from edge.compress.folder import DENSE, RECORD, read_record
 from edge.compress.recipe import NO_DATA
 from edge.compress.result import Speed
+from edge.datasets.samples import RANDOM
 from edge.devices.profile import load_profile
 from edge.devices.target import Target
 from edge.devices.targets import make_target
 from edge.errors import CheckFailed, Unsupported
+from edge.models import model_entry
 from edge.models.source import resolve_model
 from edge.vocabulary import Format, Measurement, Precision, Status, absent
 from edge.workflows.bench import run_bench
@@ -81,6 +83,8 @@ def measure_speed(folder: Path, out: Path, clock: Clock, progress: Progress = la
     dense = folder / DENSE if (folder / DENSE / RECORD).is_file() else folder  # a recipe that only trains is its own dense net
     artifacts = out / "artifacts"
     data = None if record.data == NO_DATA else record.data
+    if len(model_entry(record.model).inputs) > 1:
+        data = RANDOM  # a data set holds images alone; that the file computes the same shows on any input
     made = _export(folder, "compressed", data, None, artifacts / "compressed", progress)
     beside = _export(dense, "dense", data, frozenset({Precision.FP32}), artifacts / "dense", progress)
     found = [artifacts / cell.model / cell.artifact for cell in (*made, *beside) if cell.artifact and cell.precision is Precision.FP32]

@@ -18,6 +18,7 @@ from edge.compress.train import TrainConfig, predict, top1
 from edge.datasets import Split, load_dataset
 from edge.errors import BadInput
 from edge.models.image_text import ARTICLES, TEMPLATES, captions
+from edge.workflows.speed import Clock, measure_speed
 
 DIGITS = load_dataset("digits")
 
@@ -85,6 +86,14 @@ def test_it_is_pruned_distilled_and_packed_like_any_other(tmp_path: Path) -> Non
     ]
     both = record.changes.recall[0]
     assert both.before > 60 and both.after > both.before - 10
+
+
+@pytest.mark.slow
+def test_it_is_timed_in_every_runtime(tmp_path: Path) -> None:
+    recipe = {"schema_version": 1, "model": "image_text", "data": "digits", "steps": [{"step": "train"}, {"step": "prune-weights", "sparsity": 0.5}]}
+    run_recipe(recipe, 0, str(tmp_path / "net"), lambda *_: None)
+    timing = measure_speed(tmp_path / "net", tmp_path / "timed", Clock())
+    assert {name for name, speed in timing.speed.items() if speed.dense.value and speed.compressed.value} >= {"onnx", "paddle-inference"}
 
 
 @pytest.mark.parametrize(
