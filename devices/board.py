@@ -160,7 +160,7 @@ def install(request: Request, source: IO[bytes]) -> Reply:
     base, name = place_of(request), request["version"]
     with held_by(request, base):
         version = os.path.join(base, "versions", name)
-        proof = proven(version) or renewed(request, version)
+        proof = proven(request, version) or renewed(request, version)
         check_owner(request)  # whoever asked may be gone by now, and then nothing changes
         was = linked(base, "current")
         if was not in (None, name):
@@ -176,7 +176,7 @@ def roll_back(request: Request, source: IO[bytes]) -> Reply:
     with held_by(request, base):
         if linked(base, "current") not in (request["replaced"], to):
             raise Refused("rollback", "another version has become the current one meanwhile")
-        proof = said("self-test", [], os.path.join(base, "versions", to))
+        proof = said(request, "self-test", [], os.path.join(base, "versions", to))
         check_owner(request)
         link(base, "previous", request["replaced"])
         link(base, "current", to)
@@ -188,7 +188,7 @@ def bench(request: Request, source: IO[bytes]) -> Reply:
     base, path = place_of(request), os.path.join(ROOT, "bench-%s.json" % request["id"])
     with held_by(request, base):
         if not os.path.exists(path):
-            said("bench", ["--out", path], os.path.join(base, "current"))
+            said(request, "bench", ["--out", path], os.path.join(base, "current"))
         return {}, [path]
 
 
@@ -225,10 +225,10 @@ def held_by(request: Request, base: str) -> Iterator[None]:
         raise Refused("place", "%s: %s" % (error.filename or base, error.strerror)) from None
 
 
-def proven(version: str) -> Optional[List[str]]:
+def proven(request: Request, version: str) -> Optional[List[str]]:
     """What the self-test of a version says, None where there is no such version or it fails."""
     try:
-        return said("self-test", [], version) if os.path.isdir(version) else None
+        return said(request, "self-test", [], version) if os.path.isdir(version) else None
     except Refused:
         return None
 
@@ -237,8 +237,8 @@ def renewed(request: Request, version: str) -> List[str]:
     """The bundle that was put here as this version, once it has proven itself; what had the name stays until then."""
     new, old = (os.path.join(os.path.dirname(version), "." + name) for name in ("new", os.path.basename(version)))
     try:
-        said("install", [new], os.path.join(FILES, request["digest"], request["name"]))
-        proof = said("self-test", [], new)
+        said(request, "install", [new], os.path.join(FILES, request["digest"], request["name"]))
+        proof = said(request, "self-test", [], new)
         check_owner(request)
     except Refused:
         shutil.rmtree(new, ignore_errors=True)
@@ -282,15 +282,25 @@ def previous_of(base: str) -> Optional[str]:
     return min(others, key=lambda name: os.path.getmtime(os.path.join(folder, name)), default=None)
 
 
-def said(command: str, arguments: List[str], folder: str) -> List[str]:
+def said(request: Request, command: str, arguments: List[str], folder: str) -> List[str]:
     """The lines that a command of a bundle prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "run", command, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [interpreter(request), "-m", "run", command, *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
     if done.returncode:
         raise Refused(command, "; ".join(line for line in lines if not line.startswith("ok "))[-900:] or "status %d" % done.returncode)
     return [line[:900] for line in lines[-100:]]
+
+
+def interpreter(request: Request) -> str:
+    """As it was named, from where a session starts: a job has another folder. (Under an emulator sys.executable is no name of it.)"""
+    python: str = request["python"]
+    return os.path.abspath(python) if os.sep in python else python
 
 
 def linked(base: str, name: str) -> Optional[str]:
@@ -364,7 +374,7 @@ def end(number: int, frame: object) -> None:
 def start_worker(request: Request, folder: str) -> subprocess.Popen[bytes]:
     with open(os.path.join(folder, "log.txt"), "wb") as log:
         worker = subprocess.Popen(
-            [sys.executable, request["worker"], os.path.join(folder, "spec.json"), os.path.join(folder, "result.json")],
+            [interpreter(request), request["worker"], os.path.join(folder, "spec.json"), os.path.join(folder, "result.json")],
             cwd=folder,
             env={**os.environ, **own_places(folder), **request["environment"]},
             stdin=subprocess.DEVNULL,

@@ -160,6 +160,7 @@ class SshTarget:
             limit=job.timeout + self._patience + ANSWER,
             into=job.folder,
             id=uuid.uuid4().hex,
+            python=self._link.python,
             worker=job.worker,
             spec={**job.spec, "install": f"install it on {self._link.host}, or send the board's wheels along: --wheels DIR"},
             environment={**worker_variables(job), **self._modules},
@@ -183,7 +184,7 @@ class SshTarget:
             CheckFailed: it could not be installed, or its self-test failed: the version that was current is so still.
         """
         digest = self._put(folder)
-        reply = self._ask("install", limit=INSTALLING, digest=digest, name=name, version=version, home=into)
+        reply = self._ask("install", limit=INSTALLING, digest=digest, name=name, version=version, home=into, python=self._link.python)
         return _checked(Installed, reply)
 
     def roll_back(self, name: str, into: str) -> Installed:
@@ -196,7 +197,7 @@ class SshTarget:
         found = _checked(Versions, self._ask("versions", limit=ANSWER, name=name, home=into))
         if found.current is None or found.previous is None:
             raise CheckFailed(f"{self._link.host}: there is no previous version of {name} in {into}", hint="what was current is so still")
-        change = self._ask("roll-back", limit=INSTALLING, name=name, home=into, replaced=found.current, to=found.previous)
+        change = self._ask("roll-back", limit=INSTALLING, name=name, home=into, python=self._link.python, replaced=found.current, to=found.previous)
         return _checked(Installed, change)
 
     def bench(self, name: str, into: str, out: Path) -> None:
@@ -206,7 +207,7 @@ class SshTarget:
             CheckFailed: it could not be measured.
         """
         with tempfile.TemporaryDirectory(prefix="edge-bench.") as scratch:
-            self._ask("bench", limit=INSTALLING, id=uuid.uuid4().hex, name=name, home=into, into=Path(scratch))
+            self._ask("bench", limit=INSTALLING, id=uuid.uuid4().hex, name=name, home=into, python=self._link.python, into=Path(scratch))
             (written,) = Path(scratch).iterdir()
             write_atomic(out, written.read_bytes())
 

@@ -27,7 +27,7 @@ from edge.export.support import cell_of
 from edge.files import read_limited, sha256_of
 from edge.package.archive import bundle_name, write_archive
 from edge.package.build import Content, Item, build
-from edge.package.manifest import MAX_TEXT, Bundle, Limits, PackedDevice
+from edge.package.manifest import MAX_TEXT, Bundle, Limits, Outcome, PackedDevice
 from edge.package.signature import private_key, sign, signature_path
 from edge.vocabulary import Arch, Precision
 
@@ -133,7 +133,7 @@ def _refusals(artifacts: Sequence[Artifact], verdicts: dict[str, Verdict | None]
         if parity.passed is False:
             yield f"{artifact.name} failed its parity gate: {parity.reason}"
         if verdict and verdict.verdict == "FAIL":
-            yield f"{artifact.name} will not live on {profile.name}: {_failed(verdict)}"
+            yield f"{artifact.name} will not live on {profile.name}: {_budgets(verdict, 'FAIL')}"
         elif artifact.size > profile.storage_limit:
             yield f"{artifact.name} has {artifact.size:,} bytes, {profile.name} has room for {profile.storage_limit:,}"
     models, room = sum(artifact.size for artifact in artifacts), int(profile.storage.total.base)
@@ -143,8 +143,9 @@ def _refusals(artifacts: Sequence[Artifact], verdicts: dict[str, Verdict | None]
         yield f"models and unpacked wheels have {models + wheels:,} bytes, the storage of {profile.name} has {room:,}"
 
 
-def _failed(verdict: Verdict) -> str:
-    return ", ".join(f"{budget.name.replace('_', ' ')}: {budget.says}" for budget in verdict.budgets if budget.verdict == "FAIL")
+def _budgets(verdict: Verdict, outcome: Outcome) -> str:
+    """What is said of the budgets that have this outcome."""
+    return "; ".join(f"{budget.name.replace('_', ' ')}: {budget.says}" for budget in verdict.budgets if budget.verdict == outcome)
 
 
 def _content(
@@ -238,7 +239,7 @@ def _item(artifact: Artifact, verdict: Verdict | None) -> Item:
         Limits(max_rel=max_rel, cosine=limits.cosine, agreement=limits.agreement if held else None),
         cell.cpu_flags if cell else (),
         verdict.verdict if verdict else None,
-        (_failed(verdict) or verdict.cell)[:MAX_TEXT] if verdict else NOT_JUDGED,
+        _budgets(verdict, verdict.verdict)[:MAX_TEXT] if verdict else NOT_JUDGED,
     )
 
 

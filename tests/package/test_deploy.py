@@ -85,7 +85,7 @@ def test_a_rollback_that_is_asked_for_twice_happens_once(board: Sshd, bundles: l
     target, replaced, to = SshTarget(board.name), Path(str(second)).name, Path(str(first)).name
     _ = target.arch  # begins the session
     for _ in range(2):
-        target._ask("roll-back", limit=60, name="camera", home="~/edge-bundles", replaced=replaced, to=to)
+        target._ask("roll-back", limit=60, name="camera", home="~/edge-bundles", python="python3", replaced=replaced, to=to)
         assert current(board) == first
     (place(board) / "previous").unlink()
     (place(board) / "previous").symlink_to(str(first))  # as a kill between the two links leaves it
