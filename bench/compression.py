@@ -24,8 +24,8 @@ NONE = "–"
 DENSE = "dense"
 #: Sizes or speeds that are less than this apart are no axis.
 SAME = 1.05
-#: Points of accuracy behind the best; who lost more is no choice.
-LOST = 20.0
+#: Points of accuracy behind the best, and so many times as far behind as the next: who lost more is no choice.
+LOST, APART = 2.0, 2.5
 RUNTIMES = {Format.ONNX: "onnxruntime", Format.PADDLE_INFERENCE: "Paddle Inference", Format.PADDLE_LITE: "Paddle Lite"}
 
 
@@ -124,13 +124,13 @@ def _table(name: str, rows: Sequence[Result]) -> Table:
 
 
 def trade_off_svg(rows: Sequence[Result]) -> str | None:
-    """Accuracy against size and against speed, where those differ, else row by row; None where no row has an error."""
+    """Accuracy against size and against speed, where those differ, else row by row; None where fewer than two rows have an error."""
     shown = [row for row in rows if row.errors()]
-    if not shown:
+    if len(shown) < 2:
         return None
     axes_of: list[tuple[Callable[[Result], float | None], str]] = [
-        (lambda row: row.ratio, "times smaller, packed (log; right is better)"),
-        (_speedup, "times faster, onnxruntime, measured (log)"),
+        (lambda row: row.ratio, "times smaller, packed (log)"),
+        (_speedup, "times faster, onnxruntime (log)"),
     ]
     different = [(x_of, label) for x_of, label in axes_of if _differ([x for row in shown if (x := x_of(row)) is not None])]
     with drawing() as figure:
@@ -154,9 +154,11 @@ def _differ(values: Sequence[float]) -> bool:
 
 def _lower_edge(rows: Sequence[Result]) -> float:
     """The accuracy under which a net is drawn at the edge, so that those which are a choice can be told apart."""
-    best = max(map(_accuracy, rows))
-    kept = [accuracy for row in rows if (accuracy := _accuracy(row)) > best - LOST]
-    return min(kept) - 0.1 * (best - min(kept) or 1.0)
+    best, *others = sorted(map(_accuracy, rows), reverse=True)
+    losses = [best - accuracy for accuracy in others]
+    while len(losses) > 1 and losses[-1] > max(LOST, APART * losses[-2]):
+        losses.pop()
+    return best - 1.1 * (losses[-1] or 1.0)
 
 
 def _row_by_row(axes: Axes, rows: Sequence[Result]) -> None:
@@ -180,15 +182,15 @@ def _panel(axes: Axes, points: Sequence[tuple[float, Result]], looks: dict[str, 
         spread = _spread([row for _, row in mine])
         axes.errorbar(xs, ys, yerr=spread, color=colour, marker=marker, markersize=7, capsize=3, ls="-" if len(mine) > 1 else "", lw=1, label=name)
         for x, y, (_, row) in zip(xs, ys, mine, strict=True):
-            below = f"↓ {_accuracy(row):.0f} %" if _accuracy(row) < edge else ""
+            below = f"↓ {_accuracy(row):.1f} %" if _accuracy(row) < edge else ""
             if text := " ".join(filter(None, (row.row.partition(": ")[2], below))):
-                axes.annotate(text, (x, y), xytext=(7, 4), textcoords="offset points", fontsize=7)
+                axes.annotate(text, (x, y), xytext=(7, 4), textcoords="offset points", fontsize=7).set_in_layout(False)
     _dense_line(rows, axes.axhline)
     axes.set_xscale("log")
     axes.grid(alpha=0.25, which="both")
     axes.margins(x=0.12, y=0.15)
     low, high = axes.get_xlim()
-    decade = (1, 1.5, 2, 3, 5, 7) if high / low < 12 else (1, 2, 5)
+    decade = (1, 1.5, 2, 3, 5, 7) if high / low < 12 else (1, 2, 5) if high / low < 300 else (1, 3)
     axes.xaxis.set_major_locator(LogLocator(subs=decade) if high / low > 3 else MaxNLocator(6))
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -125,6 +125,7 @@ def test_nets_of_one_size_and_speed_are_drawn_row_by_row(tmp_path: Path) -> None
     committed = read_result(ROOT / "edge" / "recipes" / f"distill-alone{SUFFIX}")
     alike = page_of(tmp_path, at(committed, "alone", 9.0, 18.0), at(committed, "taught", 8.0, 18.1))
     assert "test accuracy, % (right is better)" in alike and "times smaller" not in alike
+    assert "<svg" not in page_of(tmp_path, at(committed, "alone", 9.0, 18.0)), "one row is no trade-off"
     apart = page_of(tmp_path, at(committed, "alone", 9.0, 18.0), at(committed, "taught", 8.0, 36.0))
     assert "times smaller" in apart
 
@@ -132,7 +133,7 @@ def test_nets_of_one_size_and_speed_are_drawn_row_by_row(tmp_path: Path) -> None
 def test_a_net_that_lost_nearly_all_does_not_hide_how_the_others_differ(tmp_path: Path) -> None:
     committed = read_result(ROOT / "edge" / "recipes" / f"bits-1{SUFFIX}")
     page = page_of(tmp_path, at(committed, "a", 9.0, 4.0), at(committed, "b", 9.5, 8.0), at(committed, "c", 82.0, 28.0))
-    assert "↓ 18 %" in page and re.search(r">90\.[0-9]+<", page) and not re.search(r">[4-8]0<", page)
+    assert "↓ 18.0 %" in page and re.search(r">90\.[0-9]+<", page) and not re.search(r">[4-8]0<", page)
 
 
 def test_text_of_a_stranger_is_no_formula(tmp_path: Path) -> None:
