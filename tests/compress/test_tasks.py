@@ -90,7 +90,8 @@ def test_it_is_pruned_distilled_and_packed_like_any_other(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_it_is_timed_in_every_runtime(tmp_path: Path) -> None:
-    recipe = {"schema_version": 1, "model": "image_text", "data": "digits", "steps": [{"step": "train"}, {"step": "prune-weights", "sparsity": 0.5}]}
+    steps = [{"step": "train", "epochs": 1}, {"step": "prune-weights", "sparsity": 0.5}]
+    recipe = {"schema_version": 1, "model": "image_text", "data": "digits", "steps": steps}
     run_recipe(recipe, 0, str(tmp_path / "net"), lambda *_: None)
     timing = measure_speed(tmp_path / "net", tmp_path / "timed", Clock())
     assert {name for name, speed in timing.speed.items() if speed.dense.value and speed.compressed.value} >= {"onnx", "paddle-inference"}
