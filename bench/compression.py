@@ -130,7 +130,7 @@ def trade_off_svg(rows: Sequence[Result]) -> str | None:
         return None
     axes_of: list[tuple[Callable[[Result], float | None], str]] = [
         (lambda row: row.ratio, "times smaller, packed (log)"),
-        (_speedup, "times faster, onnxruntime (log)"),
+        (_speedup, "times faster, onnxruntime, measured (log)"),
     ]
     different = [(x_of, label) for x_of, label in axes_of if _differ([x for row in shown if (x := x_of(row)) is not None])]
     with drawing() as figure:

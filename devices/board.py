@@ -76,6 +76,7 @@ def begin(request: Request, source: IO[bytes]) -> Reply:
     with guard():
         owner = read(OWNER)
         mine = owner is None or owner["session"] in (request["session"], request["evict"])
+        # a board without a battery for its clock may set it back, and then nothing is younger than now
         if not mine and (running() or at_work(owner) or abs(time.time() - os.path.getmtime(OWNER)) < LEASE):
             raise Refused("busy", owner["session"])
         os.makedirs(FILES, mode=0o700, exist_ok=True)
