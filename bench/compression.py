@@ -40,11 +40,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Results that belong together."""
+    """Results that belong together; ``timed``: on which machines."""
 
     name: str
     beside: tuple[str, ...]
     rows: tuple[Result, ...]
+    timed: str
     parts: tuple[tuple[Column, ...], ...]
     plot: str | None
 
@@ -120,7 +121,23 @@ def _table(name: str, rows: Sequence[Result]) -> Table:
     rows = sorted(rows, key=lambda row: (row.row != DENSE, row.ratio))
     filled = [tuple(column for column in part if any(column.text(row) != NONE for row in rows)) for part in (SIZE, SPEED, CHANGES)]
     beside = tuple(dict.fromkeys(row.beside for row in rows if row.beside))
-    return Table(name, beside, tuple(rows), tuple((ROW, *part) for part in filled if part), trade_off_svg(rows))
+    return Table(name, beside, tuple(rows), _timed_on(rows), tuple((ROW, *part) for part in filled if part), trade_off_svg(rows))
+
+
+def _timed_on(rows: Sequence[Result]) -> str:
+    """The machine of most rows, then each other one with its rows: milliseconds of two machines are not to be compared."""
+    timed: dict[str, list[str]] = {}
+    for row in rows:
+        if row.speed:
+            timed.setdefault(_machine(row), []).append(row.name)
+    most, *others = sorted(timed, key=lambda machine: -len(timed[machine])) or ["no machine yet"]
+    return "; ".join([most, *(f"on {machine}: {', '.join(timed[machine])}" for machine in others)])
+
+
+def _machine(row: Result) -> str:
+    """The processor, with its features that decide which kernels run."""
+    found = row.environment
+    return f"{found.get('cores')} cores of {found.get('cpu')} ({', '.join(map(str, found.get('isa', ())))})"
 
 
 def trade_off_svg(rows: Sequence[Result]) -> str | None:

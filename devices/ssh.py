@@ -1,7 +1,7 @@
 """A board that is reached over ssh. It needs an sshd and python3, and for a measurement numpy and a runtime: installed there, or sent as wheels.
 
-Nothing stays there but bundles that are deployed: see `devices/board.py`. The worker runs under a supervisor of its own, so that a link that is lost
-costs no measurement; while it runs, both ends wait blocked.
+Nothing stays there but bundles that are deployed: see `edge.devices.board`. The worker runs under a supervisor of its own, so that a link that is
+lost costs no measurement; while it runs, both ends wait blocked.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ class SshTarget:
         patience: float | None = None,
         **details: Any,
     ) -> dict[str, Any]:
-        """A request of `devices/board.py`, and its refusals put into words."""
+        """A request of `edge.devices.board`, and its refusals put into words."""
         request, host = {"verb": verb, "session": self._session, **details}, self._link.host
         try:
             return self._link.ask(request, files=files, into=into, limit=limit, patience=self._patience if patience is None else patience)

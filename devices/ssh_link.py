@@ -1,7 +1,7 @@
 """Requests to a board through the system's OpenSSH client: the user's own configuration, agent and known hosts count.
 
 One connection is shared by all requests (ControlMaster), so that a request costs no login. A lost connection is made again, and the request is
-sent again: every request of `devices/board.py` may be repeated.
+sent again: every request of `edge.devices.board` may be repeated.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from typing import IO, Annotated, Any
 from pydantic import Field, StringConstraints, TypeAdapter
 
 from edge.children import last_words
-from edge.devices.board import MARK, receive
+from edge.devices.board.serve import MARK
+from edge.devices.board.state import receive
 from edge.errors import BadInput, CheckFailed, LinkLost, Unavailable
 
-BOARD = Path(__file__).with_name("board.py")
+#: What runs over there, each after those that it imports.
+BOARD = tuple(f"edge.devices.board.{name}" for name in ("state", "jobs", "bundles", "session", "serve"))
 #: Runs what follows on stdin; a Python that is too old for it is found out first.
 BOOT = "import sys;sys.version_info>=(3,8)or sys.exit('too old: %d.%d'%sys.version_info[:2]);exec(sys.stdin.buffer.read(int(sys.argv[1])))"
 #: A dead link is noticed within three seconds. Nothing is asked, no key is taken unseen, and nothing of the user's own set-up is started over there.
@@ -92,7 +94,7 @@ class Broken(Exception):
 
 
 class Refused(Exception):
-    """The board does not serve a request, for a reason of `devices/board.py`."""
+    """The board does not serve a request, for a reason of `edge.devices.board`."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(kind, detail)
@@ -158,7 +160,7 @@ class Link:
 
     def _exchange(self, request: dict[str, Any], paths: list[Path], into: Path | None, limit: float) -> dict[str, Any]:
         """One attempt."""
-        program = BOARD.read_bytes()
+        program = board_program()
         with tempfile.NamedTemporaryFile(prefix="edge-ssh.") as log, self._calling(len(program), log, limit) as process:
             assert process.stdin and process.stdout  # noqa: S101
             up = False
@@ -241,6 +243,17 @@ class Link:
             raise kind(f"{host} has no {self.python}: {said}", hint=f"install it there, e.g.: {by_hand} sudo apt install python3")
         if status != 255 and status >= 0:
             raise kind(f"{self.python} does not run on {host}: {said}", hint=f"try: {by_hand} {self.python} --version")
+
+
+def board_program() -> bytes:
+    """The modules of the far side as one program: they cannot be imported there, as they come on stdin and are never written."""
+    texts = [(name, Path(__file__).parent.joinpath("board", f"{name.rpartition('.')[2]}.py").read_text()) for name in BOARD]
+    return f"""import sys, types
+for name, text in {texts!r}:
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(text, name, "exec"), module.__dict__)
+module.main()
+""".encode()
 
 
 def printable(text: str) -> str:

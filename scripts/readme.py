@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edge.bench.compression import SIZE, SPEED, Table, tables_of
 from edge.cli.support import markdown_table
-from edge.compress.result import SUFFIX, Result, read_result
+from edge.compress.result import SUFFIX, read_result
 from edge.export.support import support_table
 from edge.files import write_atomic
 
@@ -51,14 +51,7 @@ def _markdown(table: Table) -> str:
     lines = [_line(["row", *(column.head for column in columns)]), _line(["---", *["---:"] * len(columns)])]
     lines += [_line([f"`{row.name}`: {row.row}", *(column.text(row) for column in columns)]) for row in table.rows]
     beside = f"Published: {'; '.join(table.beside)}. " if table.beside else ""
-    machines = dict.fromkeys(_machine(row) for row in table.rows if row.speed)
-    return f"### {table.name}\n\n{beside}Timed on {'; '.join(machines) or 'no machine yet'}.\n\n" + "\n".join(lines)
-
-
-def _machine(row: Result) -> str:
-    """The processor, with its features that decide which kernels run."""
-    found = row.environment
-    return f"{found.get('cores')} cores of {found.get('cpu')} ({', '.join(map(str, found.get('isa', ())))})"
+    return f"### {table.name}\n\n{beside}Timed on {table.timed}.\n\n" + "\n".join(lines)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -136,6 +136,16 @@ def test_a_net_that_lost_nearly_all_does_not_hide_how_the_others_differ(tmp_path
     assert "↓ 18.0 %" in page and re.search(r">90\.[0-9]+<", page) and not re.search(r">[4-8]0<", page)
 
 
+def test_a_table_says_which_of_its_rows_were_timed_on_another_machine(timed: Path) -> None:
+    here = result_in(timed)
+    there = here.model_copy(update={"name": "there", "environment": {"cpu": "A53", "cores": 4, "isa": ["neon"]}})
+    untimed = there.model_copy(update={"name": "untimed", "speed": {}})
+    rows = [here, here.model_copy(update={"name": "again"}), there, untimed]
+    (table,) = tables_of(rows)
+    assert table.timed.endswith("; on 4 cores of A53 (neon): there") and str(here.environment["cpu"]) in table.timed
+    assert tables_of([untimed])[0].timed == "no machine yet"
+
+
 def test_text_of_a_stranger_is_no_formula(tmp_path: Path) -> None:
     committed = read_result(ROOT / "edge" / "recipes" / f"bits-1{SUFFIX}")
     assert r"$\foo$" in page_of(tmp_path, at(committed, r"a: $\foo$", 9.0, 4.0), at(committed, "b", 9.5, 8.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -27,7 +28,7 @@ from edge.bench.launch import run_worker, write_inputs
 from edge.bench.measure import BenchRequest
 from edge.bench.scenarios import SingleStream
 from edge.devices import emulation, ssh, ssh_link
-from edge.devices.board import MARK
+from edge.devices.board.serve import MARK
 from edge.devices.profile import load_profile
 from edge.devices.ssh import SshTarget
 from edge.devices.ssh_link import Address
@@ -35,7 +36,7 @@ from edge.devices.target import Job
 from edge.errors import BadInput, CheckFailed, LinkLost, Unavailable
 from edge.vocabulary import Format, Status
 from edge.workflows.bench import Matrix, plan_cells, run_bench, run_matrix
-from tests.conftest import Demo, heed_ctrl_c
+from tests.conftest import ROOT, Demo, heed_ctrl_c
 from tests.devices.sshd import Sshd
 
 
@@ -311,7 +312,7 @@ def test_wheels_that_are_none(board: Sshd, tmp_path: Path, damaged: bool) -> Non
 
 def test_an_attempt_that_is_cut_off_late_spoils_not_the_next(tmp_path: Path) -> None:
     def ask(request: dict[str, Any], content: bytes = b"") -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(ssh_link.BOARD)]
+        command = [sys.executable, "-c", ssh_link.board_program().decode()]
         process = subprocess.Popen(command, env={"HOME": str(tmp_path)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert process.stdin
         process.stdin.write(json.dumps({"session": "s", "evict": None, "files": [], **request}).encode() + b"\n" + content)
@@ -369,15 +370,22 @@ def test_addresses() -> None:
     assert Address.parse("ssh:camera").by_hand == "ssh camera"
 
 
+def test_the_far_side_needs_only_the_standard_library_and_parses_as_python_3_8() -> None:
+    for file in sorted((ROOT / "devices" / "board").glob("*.py")):
+        tree = ast.parse(file.read_text(), feature_version=(3, 8))
+        named = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+        named |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {name.split(".")[0] for name in named - {*ssh_link.BOARD}} <= set(sys.stdlib_module_names), file
+
+
 NAMES = ["../x", "/etc/passwd", "a/b", "", ".", "..", ".hidden", "x\0", "x\n", "-" * 200, 7, None]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_board_that_sends_odd_names_is_refused(board: Sshd, target: SshTarget, tmp_path: Path, name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    hostile = tmp_path / "board.py"
     reply = json.dumps({"files": [[name, 1]]}).encode() + b"\nx"
-    hostile.write_text(f"import sys; sys.stdin.buffer.readline(); sys.stdout.buffer.write({MARK + reply!r})")
-    monkeypatch.setattr(ssh_link, "BOARD", hostile)
+    hostile = f"import sys; sys.stdin.buffer.readline(); sys.stdout.buffer.write({MARK + reply!r})"
+    monkeypatch.setattr(ssh_link, "board_program", hostile.encode)
     (tmp_path / "into").mkdir()
     with pytest.raises(CheckFailed, match="the board's reply cannot be read"):
         target._ask("run", limit=20, into=tmp_path / "into")
@@ -387,10 +395,10 @@ def test_a_board_that_sends_odd_names_is_refused(board: Sshd, target: SshTarget,
 
 @pytest.mark.parametrize(("owner", "said"), [(f"\x1b[2J{'x' * 2000}", r"\[2Jx{997}"), (f"{ssh._here()} process \u00b2", ".* process \u00b2")])
 def test_what_a_board_says_is_cut_and_steers_no_terminal(board: Sshd, tmp_path: Path, owner: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    hostile, target = tmp_path / "board.py", SshTarget(board.name)
+    target = SshTarget(board.name)
     reply = json.dumps({"files": [], "refused": "busy", "detail": owner}).encode() + b"\n"
-    hostile.write_text(f"import sys; sys.stdin.buffer.readline(); sys.stdout.buffer.write({MARK + reply!r})")
-    monkeypatch.setattr(ssh_link, "BOARD", hostile)
+    hostile = f"import sys; sys.stdin.buffer.readline(); sys.stdout.buffer.write({MARK + reply!r})"
+    monkeypatch.setattr(ssh_link, "board_program", hostile.encode)
     with pytest.raises(Unavailable, match=rf"127.0.0.1 is in use: {said} \("):
         target.push(Path(__file__))
     target.close()

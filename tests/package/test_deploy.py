@@ -20,7 +20,7 @@ from edge.bench.results import read_results
 from edge.devices.ssh import SshTarget
 from edge.package.archive import unpack_archive, write_archive
 from edge.package.run.bundle import SUMS
-from tests.conftest import Demo, Ran, run_edge
+from tests.conftest import Demo, Ran, heed_ctrl_c, run_edge
 from tests.devices.sshd import Sshd
 from tests.package.conftest import STUDENT, run_bundle
 from tests.package.test_bundle import change_bundle
@@ -168,7 +168,7 @@ def test_ctrl_c_leaves_what_was_current(board: Sshd, bundles: list[Path]) -> Non
     assert deploy(board, bundles[0]).code == 0
     kept, versions = current(board), place(board) / "versions"
     command = [sys.executable, "-m", "edge", "deploy", str(bundles[2]), "--target", board.name]
-    deploying = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    deploying = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed_ctrl_c)
     until(lambda: (versions / ".new" / SUMS).exists())  # decoded, and about to prove itself
     deploying.send_signal(signal.SIGINT)
     assert deploying.wait() == 130
