@@ -23,7 +23,6 @@ from edge.vocabulary import Measurement, Provenance, Status, absent
 
 #: Scenarios whose queries are several samples, or have no times; and those that wait for the next query, so that their rate is not the model's.
 SEVERAL, PACED = ("multi-stream", "offline"), ("camera", "server")
-EMULATE_IT = "not measured on the device, and not counted: edge bench ARTIFACT --target qemu --device {0}"
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,12 @@ class Evidence:
     def _named(self) -> list[Cell]:
         itself = ("local", "gpu")
         return [cell for cell in self.cells if cell.device == self.profile.name and (cell.target in itself or cell.target.startswith("ssh:"))]
+
+    @property
+    def next_command(self) -> str:
+        """What gives figures of this device: its processor emulated, where there is an emulator of it, else the device."""
+        target = "qemu" if self.profile.qemu_cpu else "ssh:HOST"
+        return f"edge bench ARTIFACT --target {target} --device {self.profile.name}"
 
     @property
     def on_card(self) -> bool:
@@ -77,7 +82,7 @@ class Evidence:
     def instructions(self) -> Measurement:
         """Per inference, counted under emulation."""
         found = _largest((cell.energy.get("instructions") for cell in _ok(self.emulated)), "count", "counted")
-        return found if found.value is not None else absent("count", EMULATE_IT.format(self.profile.name))
+        return found if found.value is not None else absent("count", f"not measured on the device, and not counted: {self.next_command}")
 
     @property
     def latency_p99(self) -> Measurement:
@@ -108,7 +113,7 @@ class Evidence:
         if measured.value is not None:
             return measured
         counted = _largest((cell.memory.peak_rss for cell in _ok(self.emulated)), "B", "counted")
-        return counted if counted.value is not None else absent("B", EMULATE_IT.format(self.profile.name))
+        return counted if counted.value is not None else absent("B", f"not measured on the device, and not counted: {self.next_command}")
 
     @property
     def storage(self) -> Measurement:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.bench.compression import CHANGES, ROW, SIZE, SPEED, tables_of
+from edge.bench.measure import ARTIFACT
 from edge.bench.plot import trade_off_svg
 from edge.bench.present import COLUMNS, filled_columns, number
 from edge.bench.results import Cell, Results
@@ -77,14 +78,14 @@ def _groups(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 def _environments(machines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The distinct machines, versions of all merged."""
+    """The distinct machines, versions of all merged, without what tells one measurement from the other."""
     merged: dict[str, dict[str, Any]] = {}
     for machine in machines:
         if machine:
             one = merged.setdefault(str(machine.get("cpu")), {**machine, "versions": {}})
             versions = machine.get("versions")
             one["versions"] |= versions if isinstance(versions, dict) else {}
-    return [{name: _words(value) for name, value in one.items() if name != "python"} for one in merged.values()]
+    return [{name: _words(value) for name, value in one.items() if name not in ("python", ARTIFACT)} for one in merged.values()]
 
 
 def _words(value: Any) -> Any:

@@ -184,7 +184,7 @@ def _runs(evidence: Evidence) -> Budget:
     why = next((cell.reason for cell in rows if cell.reason), None)
     if evidence.there or evidence.emulated:
         why = why or "it ran there, and its results were not judged: measure with the part accuracy"
-    return Budget(name="runs", verdict="UNKNOWN", says=why or f"never run there: edge bench ARTIFACT --target qemu --device {evidence.profile.name}")
+    return Budget(name="runs", verdict="UNKNOWN", says=why or f"never run there: {evidence.next_command}")
 
 
 def _memory(evidence: Evidence) -> Budget:

@@ -96,6 +96,13 @@ def test_a_figure_of_another_machine_passes_nothing_but_storage(target: str) -> 
     assert all(each.value is None and each.says for each in found.budgets if each.name not in ("storage", "runs"))
 
 
+@pytest.mark.parametrize(("device", "target"), [("camera", "qemu"), ("x86-server", "ssh:HOST")])
+def test_what_is_missing_names_a_command_that_can_give_it(device: str, target: str) -> None:
+    found = only([timed(1, 2)], load_profile(device))
+    asked = f"edge bench ARTIFACT --target {target} --device {device}"
+    assert all(asked in budget(found, name).says for name in ("runs", "memory"))
+
+
 def test_counts_of_the_same_instructions_give_memory_and_a_prediction() -> None:
     found = only([counted(0.45e6)])
     assert budget(found, "memory").provenance == "counted" and budget(found, "memory").verdict == "PASS"
@@ -328,11 +335,13 @@ def test_the_command_exits_by_the_verdict(cells: list[Cell], code: int, tmp_path
 
 
 def test_the_page_holds_the_verdict_and_says_which_row_ran_where(tmp_path: Path) -> None:
-    rows = (timed(40, 60, **ON_CAMERA), timed(1, 2), counted(1e6))
+    desk = timed(1, 2, environment={"cpu": "desk", "artifact_sha256": "0f1e2d"})
+    rows = (timed(40, 60, **ON_CAMERA), desk, counted(1e6))
     write_report(Results(cells=rows), tmp_path / "page.html", [check(rows, CAMERA)])
     page = (tmp_path / "page.html").read_text()
     assert "memory: fits with 88 MiB to spare (measured)" in page and "memory ≤ 128 MiB" in page
     assert all(f">{where}</td>" in page for where in ("ssh:root@camera", "local", "qemu", "camera", "desk", "raspberry-pi-4b"))
+    assert "<dd>desk</dd>" in page and "0f1e2d" not in page, "the digest is of an artifact, not of the machine"
 
 
 @pytest.mark.parametrize("environment", [{"isa": 5, "versions": 3}, {"isa": [1], "versions": {"a": 1}}, {"cpu": {"x": [None]}, "isa": None}])
