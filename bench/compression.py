@@ -22,6 +22,8 @@ MARKERS = "osD^vPX*"
 NONE = "–"
 #: The row of the net that nothing was done to.
 DENSE = "dense"
+#: An interval whose ends are so many times apart is said.
+WIDE = 1.25
 #: Sizes or speeds that are less than this apart are no axis.
 SAME = 1.05
 #: Points of accuracy behind the best, and so many times as far behind as the next: who lost more is no choice.
@@ -59,12 +61,16 @@ def error_text(result: Result) -> str:
 
 
 def speed_text(result: Result, runtime: Format) -> str:
-    """``0.123, 2.10x``, with ``(no gain)`` where the interval of the ratio, over processes, does not lie above 1."""
+    """``0.123, 2.10x``, with the interval of the ratio, over processes, where it is wide, and ``(no gain)`` where it does not lie above 1."""
     found = result.speed.get(runtime.value)
     if found is None or found.speedup.value is None:
         return NONE
-    none = found.speedup.interval is not None and found.speedup.interval[0] <= 1
-    return f"{number(found.compressed)}, {float(found.speedup.value):.2f}x{' (no gain)' if none else ''}"
+    interval, remarks = found.speedup.interval, ""
+    if interval and interval[1] > WIDE * interval[0]:
+        remarks += f" ({interval[0]:.2f} to {interval[1]:.2f})"
+    if interval and interval[0] <= 1:
+        remarks += " (no gain)"
+    return f"{number(found.compressed)}, {float(found.speedup.value):.2f}x{remarks}"
 
 
 ROW = Column("row", lambda r: r.row or r.name, "what was done; the recipe has the steps")

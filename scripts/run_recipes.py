@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs recipes and puts each result beside its recipe: all that have none of today, or those that are named.
 
-.venv/bin/python scripts/run_recipes.py [NAME...] [--jobs N] [--no-time]
+.venv/bin/python scripts/run_recipes.py [NAME...] [--jobs N] [--no-time | --repeats N]
 
 Recipes that begin alike share what their first steps have made. Interrupted, it goes on where it was. Without --no-time each dense and compressed
 model is exported to every format and timed; keep the machine quiet then, and --jobs at 1.
@@ -33,9 +33,9 @@ def is_current(recipe: Path, timed: bool) -> bool:
     return same and bool(result.speed or not timed)
 
 
-def run(recipe: Path, cache: Path, timed: bool) -> int:
+def run(recipe: Path, cache: Path, timing: list[str]) -> int:
     out = OUT / recipe.stem
-    command = [sys.executable, "-m", "edge", "compress", str(recipe), "--out", str(out), "--cache", str(cache), *(["--time"] if timed else [])]
+    command = [sys.executable, "-m", "edge", "compress", str(recipe), "--out", str(out), "--cache", str(cache), *timing]
     code = subprocess.run(command, cwd=ROOT).returncode
     if code == 0:
         write_atomic(recipe.with_name(f"{recipe.stem}{SUFFIX}"), (out / f"{recipe.stem}{SUFFIX}").read_bytes())
@@ -47,12 +47,14 @@ def main() -> int:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--no-time", dest="timed", action="store_false")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=OUT / ".steps")
     asked = parser.parse_args()
     recipes = [RECIPES / f"{name}.toml" for name in asked.names] or sorted(RECIPES.glob("*.toml"))
     due = [recipe for recipe in recipes if asked.names or not is_current(recipe, asked.timed)]
+    timing = ["--time", "--repeats", str(asked.repeats)] if asked.timed else []
     with ThreadPoolExecutor(asked.jobs) as pool:
-        codes = list(pool.map(lambda recipe: run(recipe, asked.cache, asked.timed), due))
+        codes = list(pool.map(lambda recipe: run(recipe, asked.cache, timing), due))
     for recipe, code in zip(due, codes, strict=True):
         print(f"{recipe.stem}: {'done' if code == 0 else f'failed with exit code {code}'}")
     return int(any(codes))

@@ -13,6 +13,7 @@ from edge.errors import BadInput
 if TYPE_CHECKING:
     from edge.compress.changes import Changes
     from edge.compress.result import Result
+    from edge.vocabulary import Measurement
 
 
 @click.command()
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the compressed models, one a seed.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of what single steps have made, kept for recipes that begin alike.")
 @click.option("--time", "timed", is_flag=True, help="Export the dense and the compressed model to every format, and time them in turns.")
+@click.option("--repeats", type=click.IntRange(2, 1000), default=3, show_default=True, help="Fresh processes that time a model.")
 @click.option("--target", default="local", show_default=True, metavar="T", help="Where latency is measured: local, limited, ssh:USER@HOST[:PORT].")
 @click.option("--device", help="The device that the target stands for; edge devices lists them.")
 @click.option(
@@ -31,7 +33,15 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result, or the proof, on stdout as JSON.")
 def compress(
-    recipe: Path | None, out: Path | None, cache: Path | None, timed: bool, target: str, device: str | None, proven: Path | None, as_json: bool
+    recipe: Path | None,
+    out: Path | None,
+    cache: Path | None,
+    timed: bool,
+    repeats: int,
+    target: str,
+    device: str | None,
+    proven: Path | None,
+    as_json: bool,
 ) -> None:
     """Run the steps of RECIPE (.toml) on its model and data, for each seed; or prove what was packed.
 
@@ -82,7 +92,8 @@ def compress(
         result = result_of(recipe.stem, asked, records)
         write_result(out / f"{recipe.stem}{SUFFIX}", result)
         if timed:
-            found = measure_speed(out / f"seed-{result.seed}", out, clock, lambda done, total, note: display.progress("time", done, total, note))
+            shown = out / f"seed-{result.seed}"
+            found = measure_speed(shown, out, clock, lambda done, total, note: display.progress("time", done, total, note), repeats)
             result = result.model_copy(update={"speed": found.speed, "exports": found.exports, "environment": found.environment})
             write_result(out / f"{recipe.stem}{SUFFIX}", result)
     if as_json:
@@ -115,8 +126,9 @@ def _show(result: Result, changes: dict[int, Changes]) -> None:
     print_table(heads, rows, left=())
     if result.speed:
         click.echo()
-        speeds = (f"seed {result.seed}, fp32, 1 thread, batch 1", "dense p50 ms", "compressed p50 ms", "times faster")
-        print_table(speeds, [(name, *map(number, (each.dense, each.compressed, each.speedup))) for name, each in result.speed.items()], left=(0,))
+        speeds = (f"seed {result.seed}, fp32, 1 thread, batch 1", "dense p50 ms", "compressed p50 ms", "times faster", "95 % interval")
+        timed = [(name, *map(number, (each.dense, each.compressed, each.speedup)), _interval(each.speedup)) for name, each in result.speed.items()]
+        print_table(speeds, timed, left=(0,))
         for cell, said in result.exports.items():
             if said != "ok":
                 click.echo(f"  {cell}: {said}")
@@ -132,6 +144,10 @@ def _show(result: Result, changes: dict[int, Changes]) -> None:
 
 def _percent(error: float | None) -> str:
     return "–" if error is None else f"{error:.2f}"
+
+
+def _interval(ratio: Measurement) -> str:
+    return "–" if ratio.interval is None else "{:.2f} to {:.2f}".format(*ratio.interval)
 
 
 def _changed(changes: Changes) -> dict[str, str]:

@@ -32,10 +32,10 @@ from edge.workflows.export_source import ExportRequest
 if TYPE_CHECKING:
     from paddle import nn
 
-#: Test images that judge an export.
-JUDGES = 1000
-#: Of a latency that a step aims at: seconds a process, and processes.
-SHORT, PROCESSES = 0.5, 3
+#: Test images that judge an export; and random inputs, which say only whether the file computes the same.
+JUDGES, RANDOM_JUDGES = 1000, 16
+#: Fresh processes that time a model; of a latency that a step aims at, seconds of each.
+PROCESSES, SHORT = 3, 0.5
 Progress = Callable[[int, int, str], None]
 
 
@@ -71,10 +71,11 @@ class Timing:
     environment: dict[str, Any]
 
 
-def measure_speed(folder: Path, out: Path, clock: Clock, progress: Progress = lambda *_: None) -> Timing:
+def measure_speed(folder: Path, out: Path, clock: Clock, progress: Progress = lambda *_: None, repeats: int = PROCESSES) -> Timing:
     """Export the compressed model of a folder to every cell, its dense net in fp32, and time both in each format's fp32.
 
-    Median latency, 1 thread, batch 1. Writes ``out/artifacts`` and ``out/timing.json``; interrupted, it goes on with what is missing.
+    Median latency, 1 thread, batch 1, in ``repeats`` fresh processes of each. Writes ``out/artifacts`` and ``out/timing.json``; interrupted, it goes
+    on with what is missing.
 
     Raises:
         BadInput: no compressed model. Else as `Clock.make`.
@@ -88,7 +89,7 @@ def measure_speed(folder: Path, out: Path, clock: Clock, progress: Progress = la
     made = _export(folder, "compressed", data, None, artifacts / "compressed", progress)
     beside = _export(dense, "dense", data, frozenset({Precision.FP32}), artifacts / "dense", progress)
     found = [artifacts / cell.model / cell.artifact for cell in (*made, *beside) if cell.artifact and cell.precision is Precision.FP32]
-    request = BenchRequest(target, parts=("latency",))
+    request = BenchRequest(target, repeats=repeats, parts=("latency",))
     results = run_bench(found, out / "timing.json", request, lambda what, done, total, _: progress(done, total, what))
     cells = {(cell.model, cell.format): cell for cell in results.cells if cell.status is Status.OK}
     exports = {cell.key.removeprefix("compressed-"): "ok" if cell.artifact else str(cell.reason) for cell in made}
@@ -125,7 +126,8 @@ def layer_latency(layer: nn.Layer, inputs: Mapping[str, Any], clock: Clock) -> f
 
 
 def _export(model: Path, name: str, data: str | None, precisions: frozenset[Precision] | None, out: Path, progress: Progress) -> list[ExportedCell]:
-    request = ExportRequest(resolve_model(str(model)), name, data, precisions=precisions, judge_samples=JUDGES)
+    judges = RANDOM_JUDGES if data in (None, RANDOM) else JUDGES
+    request = ExportRequest(resolve_model(str(model)), name, data, precisions=precisions, judge_samples=judges)
     return export_model(request, out, progress=lambda done, total, note: progress(done, total, f"export {name}: {note}"))
 
 
@@ -140,10 +142,10 @@ def _speed(dense: Cell | None, compressed: Cell | None, reason: str) -> Speed:
 
 
 def _reason(made: Iterable[ExportedCell], cells: Iterable[Cell], wanted: Format) -> str:
-    """Why a format has no latency here."""
-    timed = [cell.reason for cell in cells if cell.format is wanted and cell.reason]
-    untimed = [cell.reason for cell in made if cell.format is wanted and cell.precision is Precision.FP32 and cell.reason]
-    return str(next(iter([*timed, *untimed]), "it was not timed"))
+    """Why a format has no latency here: it was not made, or not timed; that a file for another processor does not run here is no reason."""
+    unmade = [cell.reason for cell in made if cell.format is wanted and cell.precision is Precision.FP32 and cell.reason]
+    untimed = [cell.reason for cell in cells if cell.format is wanted and cell.reason and cell.status is not Status.EXPORTED]
+    return str(next(iter([*unmade, *untimed]), "it was not timed"))
 
 
 def _environment(cells: Iterable[Cell]) -> dict[str, Any]:

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.bench.compression import error_text, tables_of
+from edge.bench.compression import error_text, speed_text, tables_of
 from edge.bench.results import read_results
 from edge.compress.folder import DENSE, RECIPE, load, read_record
 from edge.compress.recipe import fingerprint, read_recipe
 from edge.compress.result import SUFFIX, Result, read_result, write_result
 from edge.compress.run import run_recipe
 from edge.errors import BadInput
-from edge.vocabulary import Format
+from edge.vocabulary import Arch, Format, Measurement, Precision, Status
+from edge.workflows import speed
+from edge.workflows.export_index import ExportedCell
+from tests.bench.test_verdict import cell
 from tests.conftest import ROOT, Ran, run_edge
 
 HEAD = 'schema_version = 1\nmodel = "lenet300"\n'
@@ -36,7 +39,9 @@ def of(text: str, folder: Path, *options: str) -> Ran:
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("timed")
-    ran = of(HEAD + 'data = "digits"\nseeds = [0, 1]\ntable = "T"\nrow = "half"\nbeside = "2x <b>"\n' + TRAIN + NEURONS, folder, "--time")
+    ran = of(
+        HEAD + 'data = "digits"\nseeds = [0, 1]\ntable = "T"\nrow = "half"\nbeside = "2x <b>"\n' + TRAIN + NEURONS, folder, "--time", "--repeats", "2"
+    )
     assert ran.code == 0, ran.err
     assert "times faster" in ran.out and "onnx-bf16: onnxruntime's CPU provider has no bf16 convolution" in ran.out
     return folder / "out"
@@ -84,6 +89,15 @@ def test_the_dense_net_is_kept_and_timed_beside_the_compressed_one_in_each_runti
     }
     assert result.exports["onnx-fp32"] == result.exports["onnx-int8"] == "ok" and "has no bf16" in result.exports["onnx-bf16"]
     assert result.environment["cpu"]
+
+
+def test_a_format_without_a_latency_says_what_kept_it_from_being_made() -> None:
+    here = {"model": "compressed", "format": Format.PADDLE_LITE, "precision": Precision.FP32}
+    wrong = ExportedCell(**here, target_arch=Arch.X86, status=Status.FAILED, reason="outputs differ")
+    other = ExportedCell(**here, target_arch=Arch.ARM, status=Status.OK, artifact="compressed-paddle-lite-fp32-arm")
+    there = cell(**here, target_arch=Arch.ARM, status=Status.EXPORTED, reason="made for arm")
+    assert speed._reason([wrong, other], [there], Format.PADDLE_LITE) == "outputs differ"
+    assert speed._reason([other], [there], Format.PADDLE_LITE) == "it was not timed"
 
 
 def test_all_seeds_of_a_folder_are_proven(timed: Path, tmp_path: Path) -> None:
@@ -134,6 +148,17 @@ def test_a_net_that_lost_nearly_all_does_not_hide_how_the_others_differ(tmp_path
     committed = read_result(ROOT / "edge" / "recipes" / f"bits-1{SUFFIX}")
     page = page_of(tmp_path, at(committed, "a", 9.0, 4.0), at(committed, "b", 9.5, 8.0), at(committed, "c", 82.0, 28.0))
     assert "↓ 18.0 %" in page and re.search(r">90\.[0-9]+<", page) and not re.search(r">[4-8]0<", page)
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [((1.9, 2.2), "2.00x"), ((1.4, 2.9), "2.00x (1.40 to 2.90)"), ((0.8, 5.0), "2.00x (0.80 to 5.00) (no gain)"), (None, "2.00x")],
+)
+def test_a_speed_up_that_a_busy_machine_leaves_open_says_so(timed: Path, interval: tuple[float, float] | None, said: str) -> None:
+    speed = result_in(timed).speed[Format.ONNX.value]
+    speedup = Measurement(value=2.0, unit="1", interval=interval)
+    changed = result_in(timed).model_copy(update={"speed": {Format.ONNX.value: speed.model_copy(update={"speedup": speedup})}})
+    assert speed_text(changed, Format.ONNX).partition(", ")[2] == said
 
 
 def test_a_table_says_which_of_its_rows_were_timed_on_another_machine(timed: Path) -> None:
