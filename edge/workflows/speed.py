@@ -83,9 +83,8 @@ def measure_speed(folder: Path, out: Path, clock: Clock, progress: Progress = la
     record, target = read_record(folder), clock.make()
     dense = folder / DENSE if (folder / DENSE / RECORD).is_file() else folder  # a recipe that only trains is its own dense net
     artifacts = out / "artifacts"
-    data = None if record.data == NO_DATA else record.data
-    if len(model_entry(record.model).inputs) > 1:
-        data = RANDOM  # a data set holds images alone; that the file computes the same shows on any input
+    # a data set holds images alone; that the file computes the same shows on any input
+    data = RANDOM if record.data == NO_DATA or len(model_entry(record.model).inputs) > 1 else record.data
     made = _export(folder, "compressed", data, None, artifacts / "compressed", progress)
     beside = _export(dense, "dense", data, frozenset({Precision.FP32}), artifacts / "dense", progress)
     found = [artifacts / cell.model / cell.artifact for cell in (*made, *beside) if cell.artifact and cell.precision is Precision.FP32]
@@ -125,8 +124,8 @@ def layer_latency(layer: nn.Layer, inputs: Mapping[str, Any], clock: Clock) -> f
         return float(row.latency.p50.value)
 
 
-def _export(model: Path, name: str, data: str | None, precisions: frozenset[Precision] | None, out: Path, progress: Progress) -> list[ExportedCell]:
-    judges = RANDOM_JUDGES if data in (None, RANDOM) else JUDGES
+def _export(model: Path, name: str, data: str, precisions: frozenset[Precision] | None, out: Path, progress: Progress) -> list[ExportedCell]:
+    judges = RANDOM_JUDGES if data == RANDOM else JUDGES
     request = ExportRequest(resolve_model(str(model)), name, data, precisions=precisions, judge_samples=judges)
     return export_model(request, out, progress=lambda done, total, note: progress(done, total, f"export {name}: {note}"))
 

@@ -221,6 +221,15 @@ def test_without_data_only_size_is_told(tmp_path: Path) -> None:
     assert error_text(shown) == "–" and tables_of([shown])[0].plot is None
 
 
+@pytest.mark.slow
+def test_a_net_of_random_weights_is_exported_and_timed(tmp_path: Path) -> None:
+    prune = '[[steps]]\nstep = "prune-weights"\nsparsity = 0.9\n'
+    ran = of(HEAD + 'data = "none"\n' + prune, tmp_path, "--json", "--time", "--repeats", "2")
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)
+    assert result["exports"]["onnx-int8"] == "ok" and all(each["speedup"]["value"] for each in result["speed"].values())
+
+
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
