@@ -22,8 +22,8 @@ MARKERS = "osD^vPX*"
 NONE = "–"
 #: The row of the net that nothing was done to.
 DENSE = "dense"
-#: An interval whose ends are so many times apart is said.
-WIDE = 1.25
+#: An interval whose ends are so many times apart is said; and so many times as fast or as slow as was measured it is drawn at most.
+WIDE, FURTHEST = 1.25, 3.0
 #: Sizes or speeds that are less than this apart are no axis.
 SAME = 1.05
 #: Points of accuracy behind the best, and so many times as far behind as the next: who lost more is no choice.
@@ -73,6 +73,7 @@ def speed_text(result: Result, runtime: Format) -> str:
     return f"{number(found.compressed)}, {float(found.speedup.value):.2f}x{remarks}"
 
 
+TIMED = "median, fp32, 1 thread, batch 1, and dense over it, with its 95 % interval where that is wide; (no gain): it does not lie above 1"
 ROW = Column("row", lambda r: r.row or r.name, "what was done; the recipe has the steps")
 SIZE = (
     Column("recipe", lambda r: r.name, "its file, without .toml"),
@@ -89,7 +90,7 @@ SIZE = (
     Column("ratio", lambda r: f"{r.ratio:,.1f}x", "dense float32 over packed"),
 )
 SPEED = tuple(
-    Column(f"{name} ms", lambda r, runtime=runtime: speed_text(r, runtime), f"{name}: median, fp32, 1 thread, batch 1, and dense over it")  # type: ignore[misc]
+    Column(f"{name} ms", lambda r, runtime=runtime: speed_text(r, runtime), f"{name}: {TIMED}")  # type: ignore[misc]
     for runtime, name in RUNTIMES.items()
 )
 CHANGES = (
@@ -164,6 +165,8 @@ def trade_off_svg(rows: Sequence[Result]) -> str | None:
         looks, edge = _looks(shown), _lower_edge(shown)
         for axes, (x_of, label) in zip(panels, different, strict=True):
             _panel(axes, [(x, row) for row in shown if (x := x_of(row)) is not None], looks, edge)
+            if x_of is _speedup:
+                _intervals(axes, shown, looks, edge)
             axes.set_xlabel(label)
         panels[0].set_ylabel("test accuracy, % (up is better)")
         handles, labels = panels[0].get_legend_handles_labels()
@@ -217,6 +220,14 @@ def _panel(axes: Axes, points: Sequence[tuple[float, Result]], looks: dict[str, 
     axes.xaxis.set_major_locator(LogLocator(subs=decade) if high / low > 3 else MaxNLocator(6))
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _intervals(axes: Axes, rows: Sequence[Result], looks: dict[str, tuple[str, str]], edge: float) -> None:
+    """How far a busy machine leaves a speed-up open."""
+    for row in rows:
+        if (x := _speedup(row)) is not None and (interval := row.speed[Format.ONNX.value].speedup.interval):
+            ends = max(interval[0], x / FURTHEST), min(interval[1], x * FURTHEST)
+            axes.plot(ends, [max(_accuracy(row), edge)] * 2, color=looks[_curve(row)][0], lw=1, alpha=0.4)
 
 
 def _dense_line(rows: Sequence[Result], line: Callable[..., object]) -> None:
