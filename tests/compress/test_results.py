@@ -171,18 +171,18 @@ def test_a_table_says_which_of_its_rows_were_timed_on_another_machine(timed: Pat
     assert tables_of([untimed])[0].timed == "no machine yet"
 
 
-def test_the_interval_of_a_speed_up_is_drawn(timed: Path, tmp_path: Path) -> None:
-    def with_interval(low: float, high: float) -> Result:
+def test_the_interval_of_a_speed_up_is_drawn(timed: Path) -> None:
+    def with_speedup(row: str, value: float, interval: tuple[float, float] | None) -> Result:
         speed = result_in(timed).speed[Format.ONNX.value]
-        speedup = Measurement(value=2.0, unit="1", interval=(low, high))
-        return result_in(timed).model_copy(update={"speed": {Format.ONNX.value: speed.model_copy(update={"speedup": speedup})}})
+        speedup = Measurement(value=value, unit="1", interval=interval)
+        return result_in(timed).model_copy(update={"row": row, "speed": {Format.ONNX.value: speed.model_copy(update={"speedup": speedup})}})
 
-    def drawn(result: Result) -> str:
-        (table,) = tables_of([result, result_in(timed).model_copy(update={"row": "dense", "speed": {}})])
+    def drawn(low: float, high: float) -> str:
+        (table,) = tables_of([with_speedup("dense", 1.0, None), with_speedup("half", 2.0, (low, high))])
         return str(table.plot)
 
-    assert drawn(with_interval(1.9, 2.1)) != drawn(with_interval(1.2, 3.0))
-    assert drawn(with_interval(-1.0, 1e300)) == drawn(with_interval(0.0, 1e308)), "a stranger's interval does not stretch the axis"
+    assert drawn(1.9, 2.1) != drawn(1.2, 3.0)
+    assert drawn(-1.0, 1e300) == drawn(0.0, 1e308), "a stranger's interval does not stretch the axis"
 
 
 def test_text_of_a_stranger_is_no_formula(tmp_path: Path) -> None:
