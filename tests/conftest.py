@@ -30,7 +30,7 @@ class Ran:
     err: str
 
 
-def run_edge(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> Ran:
+def run_edge(*arguments: str | Path, cwd: Path | None = None, seconds: float = 900, **environment: str) -> Ran:
     """Run the real command line in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "edge", *map(str, arguments)],
@@ -38,7 +38,7 @@ def run_edge(*arguments: str | Path, cwd: Path | None = None, **environment: str
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=seconds,
     )
     return Ran(done.returncode, done.stdout, done.stderr)
 

@@ -61,7 +61,7 @@ def test_recall_stays_within_a_point_and_needs_both_modalities() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_headline_is_reached_again_from_scratch(tmp_path: Path) -> None:
-    ran = run_edge("compress", ROOT / "edge" / "recipes" / "lenet300-100x.toml", "--out", tmp_path / "out", "--json")
+    ran = run_edge("compress", ROOT / "edge" / "recipes" / "lenet300-100x.toml", "--out", tmp_path / "out", "--json", seconds=2700)
     assert ran.code == 0, ran.err
     result = read_result(tmp_path / "out" / f"lenet300-100x{SUFFIX}")
     assert result.ratio >= 100 and statistics.mean(result.errors()) <= 1.6
