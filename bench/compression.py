@@ -144,7 +144,9 @@ def _timed_on(rows: Sequence[Result]) -> str:
 def _machine(row: Result) -> str:
     """The processor, with its features that decide which kernels run."""
     found = row.environment
-    return f"{found.get('cores')} cores of {found.get('cpu')} ({', '.join(map(str, found.get('isa', ())))})"
+    isa = found.get("isa")
+    features = f" ({', '.join(map(str, isa))})" if isinstance(isa, list) else ""  # a stranger's may be anything
+    return f"{found.get('cores')} cores of {found.get('cpu')}{features}"
 
 
 def trade_off_svg(rows: Sequence[Result]) -> str | None:

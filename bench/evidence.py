@@ -23,6 +23,7 @@ from edge.vocabulary import Measurement, Provenance, Status, absent
 
 #: Scenarios whose queries are several samples, or have no times; and those that wait for the next query, so that their rate is not the model's.
 SEVERAL, PACED = ("multi-stream", "offline"), ("camera", "server")
+UNCOUNTED = "not measured on the device, and not counted: {0}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Evidence:
     def instructions(self) -> Measurement:
         """Per inference, counted under emulation."""
         found = _largest((cell.energy.get("instructions") for cell in _ok(self.emulated)), "count", "counted")
-        return found if found.value is not None else absent("count", f"not measured on the device, and not counted: {self.next_command}")
+        return found if found.value is not None else absent("count", UNCOUNTED.format(self.next_command))
 
     @property
     def latency_p99(self) -> Measurement:
@@ -113,7 +114,7 @@ class Evidence:
         if measured.value is not None:
             return measured
         counted = _largest((cell.memory.peak_rss for cell in _ok(self.emulated)), "B", "counted")
-        return counted if counted.value is not None else absent("B", f"not measured on the device, and not counted: {self.next_command}")
+        return counted if counted.value is not None else absent("B", UNCOUNTED.format(self.next_command))
 
     @property
     def storage(self) -> Measurement:

@@ -47,12 +47,12 @@ def main() -> int:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--no-time", dest="timed", action="store_false")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int)
     parser.add_argument("--cache", type=Path, default=OUT / ".steps")
     asked = parser.parse_args()
     recipes = [RECIPES / f"{name}.toml" for name in asked.names] or sorted(RECIPES.glob("*.toml"))
     due = [recipe for recipe in recipes if asked.names or not is_current(recipe, asked.timed)]
-    timing = ["--time", "--repeats", str(asked.repeats)] if asked.timed else []
+    timing = [*(["--time"] if asked.timed else []), *(["--repeats", str(asked.repeats)] if asked.repeats else [])]
     with ThreadPoolExecutor(asked.jobs) as pool:
         codes = list(pool.map(lambda recipe: run(recipe, asked.cache, timing), due))
     for recipe, code in zip(due, codes, strict=True):

@@ -1,4 +1,4 @@
-"""What the board keeps, whose it is, and the locks that say who is at work."""
+"""What its modules share: the places on the board, whose it is, the locks that say who is at work, and how files are read and written."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def guard() -> Iterator[None]:
 
 
 def held(path: str) -> bool:
-    """Whether a supervisor holds this lock: the system gives it back when that ends, however it ends."""
+    """Whether a process holds this lock: the system gives it back when that ends, however it ends."""
     lock = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -53,7 +53,13 @@ def test_half_of_the_resnet_s_multiplications_go_within_half_a_point() -> None:
 
 
 def test_recall_stays_within_a_point_and_needs_both_modalities() -> None:
-    for found in committed("image-text").recall:
+    recall = committed("image-text").recall
+    assert (
+        {(found.direction, bool(found.blank)) for found in recall}
+        == {(found.direction, blank) for found in recall for blank in (False, True)}
+        != set()
+    )
+    for found in recall:
         assert found.before - found.after <= 1
         assert not found.blank or max(found.before, found.after) < 15  # one of ten by chance
 

@@ -20,8 +20,8 @@ from edge.compress.result import SUFFIX, Result, read_result, write_result
 from edge.compress.run import run_recipe
 from edge.errors import BadInput
 from edge.vocabulary import Arch, Format, Measurement, Precision, Status
-from edge.workflows import speed
 from edge.workflows.export_index import ExportedCell
+from edge.workflows.speed import _reason
 from tests.bench.test_verdict import cell
 from tests.conftest import ROOT, Ran, run_edge
 
@@ -96,8 +96,8 @@ def test_a_format_without_a_latency_says_what_kept_it_from_being_made() -> None:
     wrong = ExportedCell(**here, target_arch=Arch.X86, status=Status.FAILED, reason="outputs differ")
     other = ExportedCell(**here, target_arch=Arch.ARM, status=Status.OK, artifact="compressed-paddle-lite-fp32-arm")
     there = cell(**here, target_arch=Arch.ARM, status=Status.EXPORTED, reason="made for arm")
-    assert speed._reason([wrong, other], [there], Format.PADDLE_LITE) == "outputs differ"
-    assert speed._reason([other], [there], Format.PADDLE_LITE) == "it was not timed"
+    assert _reason([wrong, other], [there], Format.PADDLE_LITE) == "outputs differ"
+    assert _reason([other], [there], Format.PADDLE_LITE) == "it was not timed"
 
 
 def test_all_seeds_of_a_folder_are_proven(timed: Path, tmp_path: Path) -> None:
@@ -150,15 +150,18 @@ def test_a_net_that_lost_nearly_all_does_not_hide_how_the_others_differ(tmp_path
     assert "↓ 18.0 %" in page and re.search(r">90\.[0-9]+<", page) and not re.search(r">[4-8]0<", page)
 
 
+def with_speedup(result: Result, value: float, interval: tuple[float, float] | None) -> Result:
+    """The result, timed in onnxruntime alone, with this speed-up."""
+    found = result.speed[Format.ONNX.value].model_copy(update={"speedup": Measurement(value=value, unit="1", interval=interval)})
+    return result.model_copy(update={"speed": {Format.ONNX.value: found}})
+
+
 @pytest.mark.parametrize(
     ("interval", "said"),
     [((1.9, 2.2), "2.00x"), ((1.4, 2.9), "2.00x (1.40 to 2.90)"), ((0.8, 5.0), "2.00x (0.80 to 5.00) (no gain)"), (None, "2.00x")],
 )
 def test_a_speed_up_that_a_busy_machine_leaves_open_says_so(timed: Path, interval: tuple[float, float] | None, said: str) -> None:
-    speed = result_in(timed).speed[Format.ONNX.value]
-    speedup = Measurement(value=2.0, unit="1", interval=interval)
-    changed = result_in(timed).model_copy(update={"speed": {Format.ONNX.value: speed.model_copy(update={"speedup": speedup})}})
-    assert speed_text(changed, Format.ONNX).partition(", ")[2] == said
+    assert speed_text(with_speedup(result_in(timed), 2.0, interval), Format.ONNX).partition(", ")[2] == said
 
 
 def test_a_table_says_which_of_its_rows_were_timed_on_another_machine(timed: Path) -> None:
@@ -169,16 +172,15 @@ def test_a_table_says_which_of_its_rows_were_timed_on_another_machine(timed: Pat
     (table,) = tables_of(rows)
     assert table.timed.endswith("; on 4 cores of A53 (neon): there") and str(here.environment["cpu"]) in table.timed
     assert tables_of([untimed])[0].timed == "no machine yet"
+    strange = there.model_copy(update={"environment": {"cpu": None, "isa": 5}})
+    assert tables_of([strange])[0].timed == "None cores of None"
 
 
 def test_the_interval_of_a_speed_up_is_drawn(timed: Path) -> None:
-    def with_speedup(row: str, value: float, interval: tuple[float, float] | None) -> Result:
-        speed = result_in(timed).speed[Format.ONNX.value]
-        speedup = Measurement(value=value, unit="1", interval=interval)
-        return result_in(timed).model_copy(update={"row": row, "speed": {Format.ONNX.value: speed.model_copy(update={"speedup": speedup})}})
+    dense = with_speedup(result_in(timed), 1.0, None).model_copy(update={"row": "dense"})
 
     def drawn(low: float, high: float) -> str:
-        (table,) = tables_of([with_speedup("dense", 1.0, None), with_speedup("half", 2.0, (low, high))])
+        (table,) = tables_of([dense, with_speedup(result_in(timed), 2.0, (low, high))])
         return str(table.plot)
 
     assert drawn(1.9, 2.1) != drawn(1.2, 3.0)
