@@ -15,7 +15,7 @@ demo: data
 	.venv/bin/edge demo --out out/demo
 
 test: data
-	.venv/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not alone"
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not alone"
 	.venv/bin/python -m pytest -m "alone and not slow"
 
 test-slow: data

@@ -76,6 +76,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One file that needs the demo comes first, then those that do not: while one process makes it, the other does not wait."""
+    needed = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
+    first = next((item.path for item in items if item.path in needed), None)
+    items.sort(key=lambda item: (item.path != first, item.path in needed))
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Demo:
     """Made by the first process that asks for it, for all that run side by side."""
