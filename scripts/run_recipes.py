@@ -10,6 +10,7 @@ model is exported to every format and timed; keep the machine quiet then, and --
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from pathlib import Path
 from edge.compress.recipe import fingerprint, read_recipe
 from edge.compress.result import SUFFIX, read_result
 from edge.files import write_atomic
+from edge.workflows.compress import other_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES, OUT = ROOT / "edge" / "recipes", ROOT / "out" / "recipes"
@@ -35,6 +37,8 @@ def is_current(recipe: Path, timed: bool) -> bool:
 
 def run(recipe: Path, cache: Path, timing: list[str]) -> int:
     out = OUT / recipe.stem
+    if other_recipe(read_recipe(recipe), out):
+        shutil.rmtree(out)
     command = [sys.executable, "-m", "edge", "compress", str(recipe), "--out", str(out), "--cache", str(cache), *timing]
     code = subprocess.run(command, cwd=ROOT).returncode
     if code == 0:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Decode what was packed, run it on the test set, recompute its figures.",
 )
+@click.option("--steps", "shows_steps", is_flag=True, help="Print every step that a recipe may have, with its settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result, or the proof, on stdout as JSON.")
 def compress(
     recipe: Path | None,
@@ -41,6 +42,7 @@ def compress(
     target: str,
     device: str | None,
     proven: Path | None,
+    shows_steps: bool,
     as_json: bool,
 ) -> None:
     """Run the steps of RECIPE (.toml) on its model and data, for each seed; or prove what was packed.
@@ -69,11 +71,14 @@ def compress(
     """
     from edge.cli.display import Display
     from edge.compress.recipe import read_recipe
-    from edge.compress.result import SUFFIX, result_of, write_result
+    from edge.compress.result import SUFFIX, keep_speed, result_of, write_result
     from edge.workflows.compress import compress as run
     from edge.workflows.compress import verify_all
     from edge.workflows.speed import Clock, measure_speed
 
+    if shows_steps:
+        _show_steps()
+        return
     if (recipe is None) == (proven is None):
         raise BadInput("name a recipe, or a compressed model to --verify", hint="edge compress --help")
     if proven is not None:
@@ -89,7 +94,7 @@ def compress(
             asked, recipe.read_bytes(), out, lambda seed, done, total, note: display.progress(f"seed {seed}", done, total, note), cache=cache,
             clock=clock,
         )  # fmt: skip
-        result = result_of(recipe.stem, asked, records)
+        result = keep_speed(out / f"{recipe.stem}{SUFFIX}", result_of(recipe.stem, asked, records))
         write_result(out / f"{recipe.stem}{SUFFIX}", result)
         if timed:
             shown = out / f"seed-{result.seed}"
@@ -100,6 +105,24 @@ def compress(
         click.echo(result.model_dump_json(indent=1))
         return
     _show(result, {seed: record.changes for seed, record in records.items() if record.changes})
+
+
+def _show_steps() -> None:
+    """Each step's settings with their defaults, and what its classes say of them."""
+    import inspect
+
+    from edge.compress.steps import STEPS, step_class
+    from edge.compress.technique import Step
+
+    for name in STEPS:
+        step = step_class(name)
+        defaults = {key: field.get_default(call_default_factory=True) for key, field in step.model_fields.items() if key != "step"}
+        needed = {key for key, field in step.model_fields.items() if field.is_required()}
+        shown = {key: "(needed)" if key in needed else json.dumps(value, default=lambda each: each.model_dump()) for key, value in defaults.items()}
+        settings = [f"{key} = {value}" for key, value in shown.items()]
+        click.echo(f'step = "{name}"\n' + "\n".join(f"  {line}" for line in settings))
+        said = [inspect.cleandoc(each.__doc__) for each in step.__mro__ if issubclass(each, Step) and each is not Step and each.__doc__]
+        click.echo("\n".join(f"    {line}" for line in "\n".join(said).splitlines()) + "\n")
 
 
 def _say_proof(found: dict[str, dict[str, Any]], as_json: bool) -> None:
@@ -129,6 +152,7 @@ def _show(result: Result, changes: dict[int, Changes]) -> None:
         speeds = (f"seed {result.seed}, fp32, 1 thread, batch 1", "dense p50 ms", "compressed p50 ms", "times faster", "95 % interval")
         timed = [(name, *map(number, (each.dense, each.compressed, each.speedup)), _interval(each.speedup)) for name, each in result.speed.items()]
         print_table(speeds, timed, left=(0,))
+        click.echo("  p50: of all samples; times faster: the ratio of the geometric means over the processes")
         for cell, said in result.exports.items():
             if said != "ok":
                 click.echo(f"  {cell}: {said}")

@@ -41,6 +41,8 @@ def report(results: tuple[Path, ...], out: Path | None, tables: tuple[Path, ...]
     from edge.compress.result import SUFFIX, read_result
     from edge.devices.profile import load_profile
 
+    if folder := next((path for path in results if path.is_dir()), None):
+        raise BadInput(f"{folder}: a folder", hint="name the results file, or the NAME.result.json, in it")
     profiles = [load_profile(device) for device in devices]
     for table in tables:
         check_table(table)
@@ -50,6 +52,8 @@ def report(results: tuple[Path, ...], out: Path | None, tables: tuple[Path, ...]
     if not measured and (tables or devices):
         raise BadInput("--table and --device are about a results file of edge bench", hint="name one")
     page = out or (None if tables else results[0].with_name("report.html"))
+    if page and page.resolve() in [path.resolve() for path in results]:
+        raise BadInput(f"{page}: the page would take the place of the results", hint="name another file with --out")
     read = read_results(measured[0]) if measured else Results(cells=())
     if page:
         compressed = [read_result(path) for path in results if path not in measured]

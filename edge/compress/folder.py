@@ -21,7 +21,7 @@ from edge.compress.packing import pack, unpack
 from edge.compress.steps import rebuild
 from edge.compress.technique import trained
 from edge.errors import BadInput
-from edge.files import read_limited, write_atomic
+from edge.files import read_limited, sha256_of, write_atomic
 from edge.models import model_entry
 from edge.models.weights import load_weights, save_weights
 from edge.vocabulary import Frozen
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 RECORD, WEIGHTS, PACKED, RECIPE, DENSE = "compressed.json", "model.safetensors", "packed.bin", "recipe.toml", "dense"
 MAX_RECORD, MAX_PACKED = 64 << 20, 1 << 30
+AGAIN = "make it again with: edge compress RECIPE --out DIR"
 
 
 class StepRecord(Frozen):
@@ -52,7 +53,8 @@ class Compressed(Frozen):
     ``plain_bytes``: of what is left as float32. ``packed_bytes``: None of a dense net, which is not packed. ``parameters_before``: trained ones of
     the dense net. ``parameters``: those left that are not zero. ``macs_before``, ``macs``: multiplications that a runtime executes for one sample,
     those with a zero among them.
-    ``fingerprint``: see `edge.compress.recipe.fingerprint`. ``changes``: against the dense net, on the test images.
+    ``fingerprint``: see `edge.compress.recipe.fingerprint`. ``changes``: against the dense net, on the test images. ``sha256``: of the files beside
+    the record, by name.
     """
 
     schema_version: Literal[1] = 1
@@ -73,6 +75,7 @@ class Compressed(Frozen):
     macs: int
     seconds: float
     changes: Changes | None = None
+    sha256: dict[str, str] = Field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
@@ -94,14 +97,33 @@ def parameters_of(layer: nn.Layer) -> int:
     return sum(int(np.count_nonzero(value.numpy())) for value in trained(layer).values())
 
 
-def write_folder(folder: Path, layer: nn.Layer, packed: bytes | None, record: Compressed) -> None:
-    """The record last, and an older one goes first: a folder without one is none."""
+def write_folder(folder: Path, layer: nn.Layer, packed: bytes | None, record: Compressed) -> Compressed:
+    """The record last, and an older one goes first: a folder without one is none. Returns it with the digests of the files."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
     save_weights(layer, folder / WEIGHTS)
     if packed is not None:
         write_atomic(folder / PACKED, packed)
+    record = record.model_copy(update={"sha256": {name: sha256_of(folder / name) for name in _files(record)}})
     write_atomic(folder / RECORD, json.dumps(record.model_dump(mode="json"), indent=1))
+    return record
+
+
+def _files(record: Compressed) -> tuple[str, ...]:
+    return (WEIGHTS, PACKED) if record.packed_bytes else (WEIGHTS,)
+
+
+def check_files(folder: Path, record: Compressed) -> None:
+    """The files beside a record are those that it was written with.
+
+    Raises:
+        BadInput: one is missing, or another.
+    """
+    for name in _files(record):
+        if not (folder / name).is_file():
+            raise BadInput(f"{folder / name}: is not there", hint=AGAIN)
+        if record.sha256.get(name, digest := sha256_of(folder / name)) != digest:
+            raise BadInput(f"{folder / name}: damaged, or changed since {RECORD} was written", hint=AGAIN)
 
 
 def read_record(folder: Path) -> Compressed:
@@ -114,9 +136,9 @@ def read_record(folder: Path) -> Compressed:
         return Compressed.model_validate(json.loads(read_limited(folder / RECORD, MAX_RECORD, "record of a compressed model")))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise BadInput(f"{folder / RECORD}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise BadInput(f"{folder / RECORD}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint=AGAIN) from error
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{folder / RECORD}: not readable JSON: {error}") from error
+        raise BadInput(f"{folder / RECORD}: not readable JSON: {error}", hint=AGAIN) from error
 
 
 def build(record: Compressed) -> nn.Layer:
@@ -125,8 +147,14 @@ def build(record: Compressed) -> nn.Layer:
 
 
 def load(folder: Path) -> nn.Layer:
-    """The layer with the weights that `edge export` takes."""
-    layer = build(read_record(folder))
+    """The layer with the weights that `edge export` takes.
+
+    Raises:
+        BadInput: a file of the folder is damaged.
+    """
+    record = read_record(folder)
+    check_files(folder, record)
+    layer = build(record)
     load_weights(layer, folder / WEIGHTS)
     return layer
 
@@ -135,10 +163,17 @@ def decode(folder: Path) -> nn.Layer:
     """The layer with the weights of the packed file.
 
     Raises:
-        BadInput: the packed file is damaged, or does not fit the model.
+        BadInput: a file of the folder is damaged, or the packed one does not fit the model.
     """
-    layer = build(read_record(folder))
-    tensors = unpack(read_limited(folder / PACKED, MAX_PACKED, "packed model"))
+    record = read_record(folder)
+    check_files(folder, record)
+    if not (folder / PACKED).is_file():
+        raise BadInput(f"{folder}: a dense net, nothing of it is packed", hint="name the folder of the compressed one")
+    layer = build(record)
+    try:
+        tensors = unpack(read_limited(folder / PACKED, MAX_PACKED, "packed model"))
+    except BadInput as error:
+        raise BadInput(f"{folder / PACKED}: {error.message}", hint=error.hint or AGAIN) from None
     state: dict[str, Any] = layer.state_dict()
     shapes = [list(value.shape) for value in state.values()]
     if [list(tensor.shape) for tensor in tensors] != shapes:

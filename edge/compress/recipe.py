@@ -73,6 +73,8 @@ def read_recipe(path: Path) -> Recipe:
         raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", hint="edge compress --help shows a recipe") from error
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not a TOML file: {error}") from error
+    if len({*recipe.seeds}) < len(recipe.seeds):
+        raise BadInput(f"{path}: seeds: one stands twice", hint="each seed is a folder of its own")
     model_entry(recipe.model)
     if recipe.data not in (*known_datasets(), NO_DATA):
         raise BadInput(f"{path}: unknown data set {recipe.data!r}", hint=f"known: {', '.join(sorted(known_datasets()))}; {NO_DATA}: random weights")

@@ -6,12 +6,13 @@ The figures at the top are those of one seed, that of the median error (the lowe
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from edge.compress.changes import Changes, Recall
 from edge.compress.folder import Compressed
@@ -23,6 +24,8 @@ from edge.vocabulary import Count, Frozen, Measurement, Percent
 #: Behind the recipe's name.
 SUFFIX = ".result.json"
 MAX_RESULT = 4 << 20
+#: Fields that come from timing; all others follow from the records.
+MEASURED = ("speed", "exports", "environment")
 
 
 class Outcome(Frozen):
@@ -47,6 +50,14 @@ class Speed(Frozen):
     compressed: Measurement
     speedup: Measurement
     reason: str | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Speed:
+        if any(each.value is not None and not 0 < each.value < 1e9 for each in (self.dense, self.compressed, self.speedup)):
+            raise ValueError("a latency or a ratio that cannot be")
+        if self.speedup.interval and self.speedup.interval[0] > self.speedup.interval[1]:
+            raise ValueError("an interval that ends before it begins")
+        return self
 
 
 class Result(Frozen):
@@ -79,8 +90,8 @@ class Result(Frozen):
     ratio: float = Field(gt=0, lt=1e9)
     error_before: Percent | None
     error_after: Percent | None
-    seed: int
-    seconds: float
+    seed: Count
+    seconds: float = Field(ge=0)
     parameters_before: Count
     parameters: Count
     macs_before: Count
@@ -92,21 +103,31 @@ class Result(Frozen):
     exports: dict[str, str] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _agrees(self) -> Result:
+        if not math.isclose(self.ratio * self.packed_bytes, self.baseline_bytes, rel_tol=1e-6):
+            raise ValueError("ratio is not baseline_bytes over packed_bytes")
+        return self
+
     def errors(self) -> list[float]:
         """Of the seeds, in %; empty without data."""
         return [each.error_after for each in self.seeds if each.error_after is not None]
 
 
-def result_of(name: str, recipe: Recipe, records: Mapping[int, Compressed]) -> Result:
-    """The result of a recipe, with no latency yet."""
+def result_of(name: str, labels: Recipe | Result, records: Mapping[int, Compressed]) -> Result:
+    """The result of a recipe, with no latency yet.
+
+    Args:
+        labels: whose table, row and what stands beside it.
+    """
     shown = median_seed(records)
     changes = shown.changes.model_copy(update={"flips": shown.changes.flips.model_copy(update={"listed": ()})}) if shown.changes else None
     return Result(
         name=name,
         fingerprint=shown.fingerprint,
-        table=recipe.table,
-        row=recipe.row,
-        beside=recipe.beside,
+        table=labels.table,
+        row=labels.row,
+        beside=labels.beside,
         model=shown.model,
         data=shown.data,
         baseline_bytes=shown.baseline_bytes,
@@ -140,6 +161,17 @@ def median_seed(records: Mapping[int, Compressed]) -> Compressed:
     return next(record for record in records.values() if record.error_after == middle)
 
 
+def keep_speed(path: Path, result: Result) -> Result:
+    """The result, with the latencies that the file at ``path`` has of the very same model."""
+    try:
+        old = read_result(path)
+    except BadInput:
+        return result
+    if any(getattr(old, name) != getattr(result, name) for name in ("fingerprint", "seed", "packed_bytes", "error_after")):
+        return result
+    return result.model_copy(update={name: getattr(old, name) for name in MEASURED})
+
+
 def write_result(path: Path, result: Result) -> None:
     write_atomic(path, json.dumps(result.model_dump(mode="json"), indent=1) + "\n")
 
@@ -154,6 +186,7 @@ def read_result(path: Path) -> Result:
         return Result.model_validate(json.loads(read_limited(path, MAX_RESULT, "result of a recipe")))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+        raise BadInput(f"{path}: {where}{first['msg'].removeprefix('Value error, ')}", hint="edge compress RECIPE --out DIR writes one") from error
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not readable JSON: {error}") from error

@@ -23,7 +23,7 @@ from edge.compress.tasks import check_fits
 from edge.compress.technique import LatencyOf, Subject, trained
 from edge.compress.train import predict, top1
 from edge.datasets import Dataset, Split, load_dataset
-from edge.errors import CheckFailed, Unavailable
+from edge.errors import BadInput, CheckFailed, Unavailable
 from edge.files import write_atomic
 from edge.models import model_entry
 from edge.models.weights import load_weights, read_weights, save_weights
@@ -124,8 +124,7 @@ class _Run:
             seconds=sum(record.seconds for record in records),
             changes=changes,
         )
-        write_folder(home, layer, packed, result)
-        return result
+        return write_folder(home, layer, packed, result)
 
 
 def _data(recipe: Recipe, seed: int) -> tuple[Dataset, Dataset]:
@@ -230,13 +229,15 @@ class _States:
         path = self._path(number)
         try:
             state = json.loads(path.read_text())
-        except (OSError, ValueError):
+            record = StepRecord.model_validate(state["record"])
+            surgery = [(str(name), details) for name, details in state["surgery"]]
+            layer = rebuild(model_entry(subject.model).build(), surgery)
+            load_weights(layer, path.with_suffix(".safetensors"))
+            constraints = from_arrays(read_weights(path.with_suffix(".held.safetensors")))
+        except (OSError, ValueError, LookupError, TypeError, BadInput):  # damaged: the step is done again
             return None
-        subject.surgery = [(str(name), details) for name, details in state["surgery"]]
-        subject.layer = rebuild(model_entry(subject.model).build(), subject.surgery)
-        load_weights(subject.layer, path.with_suffix(".safetensors"))
-        subject.constraints = from_arrays(read_weights(path.with_suffix(".held.safetensors")))
-        return StepRecord.model_validate(state["record"])
+        subject.surgery, subject.layer, subject.constraints = surgery, layer, constraints
+        return record
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:03d}-{fingerprint(self.recipe, self.seed, number, self.place)[:32]}.json"

@@ -32,6 +32,13 @@ STEPS: dict[str, str] = {
 }
 
 
+def step_class(name: str) -> type[Step]:
+    """Of a name in `STEPS`."""
+    module, _, kind = STEPS[name].partition(":")
+    found: type[Step] = getattr(importlib.import_module(f"edge.compress.{module}"), kind)
+    return found
+
+
 def parse_step(raw: Any, place: str) -> Step:
     """One step of a recipe.
 
@@ -47,13 +54,13 @@ def parse_step(raw: Any, place: str) -> Step:
         raise BadInput(
             f"{place}: there is no step {str(name)[:100]!r}", hint=f"did you mean {close[0]}?" if close else f"there are: {', '.join(STEPS)}"
         )
-    module, _, kind = STEPS[name].partition(":")
     try:
-        step: Step = getattr(importlib.import_module(f"edge.compress.{module}"), kind).model_validate(raw)
+        step = step_class(name).model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        raise BadInput(f"{place}, {name}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}") from error
+        said = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"{place}, {name}: {key + ': ' if key else ''}{said}", hint="edge compress --steps shows all settings") from error
     return step
 
 

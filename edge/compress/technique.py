@@ -179,8 +179,9 @@ class TrainingStep(Step):
 
     Attributes:
         epochs: of each training; 0 where there is to be none.
-        cosine, weight_decay, shift: see `TrainConfig`. What a teacher says of an image is computed once, of the image where it was: a net that learns
-            from logits with a shift learns to say the same of the image that was moved.
+        cosine: the learning rate falls to zero by half a cosine, else it is constant. weight_decay: apart from the gradient.
+        shift: each image is moved at random by up to so many pixels, anew in each epoch. What a teacher says of an image is computed once, of the
+            image where it was: a net that learns from logits with a shift learns to say the same of the image that was moved.
     """
 
     epochs: int = Field(0, ge=0, le=1000)

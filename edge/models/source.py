@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge.artifact import MANIFEST, TensorInfo, load_artifact
-from edge.compress.folder import RECORD, WEIGHTS, build, read_record
+from edge.compress.folder import RECORD, WEIGHTS, build, check_files, read_record
 from edge.errors import BadArtifact, BadInput
 from edge.models import ZOO, model_entry
 from edge.models.legacy import prepare_legacy_trace
@@ -308,6 +308,8 @@ def _saved(text: str) -> ModelSource | None:
             return _artifact(path)
         if path.is_dir() and (path / RECORD).is_file():
             return _compressed(path)
+        if seeds := sorted(path.glob(f"seed-*/{RECORD}")):
+            raise BadInput(f"{text[:80]}: holds a model for each seed of a recipe", hint=f"take one: {seeds[0].parent}")
         found = find_program(path)
     except OSError as error:
         raise BadInput(f"{text[:80]}: cannot be read: {error.strerror}") from error
@@ -316,6 +318,7 @@ def _saved(text: str) -> ModelSource | None:
 
 def _compressed(folder: Path) -> ModelSource:
     record = read_record(folder)
+    check_files(folder, record)
     inputs = tuple(TensorInfo(name=name, shape=shape, dtype=dtype) for name, (shape, dtype) in model_entry(record.model).inputs.items())
     name = folder.resolve().name
     label = f"{record.model}-{name}" if name.startswith("seed-") else name

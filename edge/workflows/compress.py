@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from concurrent.futures import as_completed
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from edge.children import side_by_side
-from edge.compress.folder import RECIPE, RECORD, Compressed, read_record
+from edge.compress.folder import RECIPE, RECORD, Compressed, check_files, read_record
 from edge.compress.recipe import Recipe, fingerprint, steps_of
+from edge.compress.result import MEASURED, SUFFIX, Result, read_result, result_of
 from edge.errors import BadInput, CheckFailed
 from edge.files import write_atomic
 from edge.jobs import run_job
@@ -36,8 +38,12 @@ def compress(
         cache: see `edge.compress.run.run_recipe`. clock: how steps measure a latency that they aim at.
 
     Raises:
-        BadInput, CheckFailed: see `edge.compress.run.run_recipe`.
+        BadInput: ``out`` cannot be written, or holds the models of another recipe. Else as `edge.compress.run.run_recipe`.
     """
+    for folder in (out, *([cache] if cache else [])):
+        _make(folder)
+    if other := other_recipe(recipe, out, clock.place if clock else ""):
+        raise BadInput(f"{other}: was made by another recipe, or by this one as it was", hint=f"name another --out, or remove {out}")
     alone = any(step.measures for step in steps_of(recipe))  # the training of another seed would disturb what is measured
     with side_by_side(1 if alone else min(cores(), len(recipe.seeds))) as pool:
         futures = {pool.submit(_run, recipe, seed, out / f"seed-{seed}", progress, cache, clock): seed for seed in recipe.seeds}
@@ -47,16 +53,47 @@ def compress(
     return {seed: found[seed] for seed in recipe.seeds}
 
 
+def other_recipe(recipe: Recipe, out: Path, place: str = "") -> Path | None:
+    """The first folder in ``out`` with the model of other steps, data, or a place where steps measure; a damaged one is nobody's."""
+    for path in sorted(out.glob(f"seed-*/{RECORD}")):
+        with contextlib.suppress(BadInput):
+            record = read_record(path.parent)
+            if record.fingerprint != fingerprint(recipe, record.seed, len(recipe.steps), place):
+                return path.parent
+    return None
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder}: is no folder that can be written: {error.strerror}", hint="name another one") from error
+
+
 def verify_all(folder: Path) -> dict[str, dict[str, Any]]:
-    """`verify` a compressed model, or each one that a recipe has made in a folder: its name -> what was found.
+    """`verify` a compressed model, or each one that a recipe has made in a folder, and its result file: its name -> what was found.
 
     Raises:
-        BadInput: there is none. Else as `verify`.
+        BadInput: there is none. CheckFailed: the result file says something else than the records. Else as `verify`.
     """
     found = [folder] if (folder / RECORD).is_file() else sorted(path.parent for path in folder.glob(f"seed-*/{RECORD}"))
     if not found:
         raise BadInput(f"{folder}: no compressed model is in it", hint="make one with: edge compress RECIPE --out DIR")
-    return {str(each): verify(each) for each in found}
+    proven = {str(each): verify(each) for each in found}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        _check_result(path, read_result(path))
+    return proven
+
+
+def _check_result(path: Path, result: Result) -> None:
+    """All figures but those that were timed follow from the records."""
+    records = {each.seed: read_record(path.parent / f"seed-{each.seed}") for each in result.seeds}
+    right = result_of(result.name, result, records)
+    wrong = [name for name in Result.model_fields if name not in MEASURED and getattr(result, name) != getattr(right, name)]
+    if wrong:
+        raise CheckFailed(
+            f"{path}: {', '.join(wrong)} differ from the records of its seeds", hint="write it again with: edge compress RECIPE --out DIR"
+        )
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -83,10 +120,10 @@ def _same(found: float | None, said: float | None) -> bool:
 
 
 def _run(recipe: Recipe, seed: int, folder: Path, progress: SeedProgress, cache: Path | None, clock: Clock | None) -> Compressed:
-    if (folder / RECORD).is_file():
+    with contextlib.suppress(BadInput):  # not there, or damaged: it is made (again)
         record = read_record(folder)
-        if record.fingerprint == fingerprint(recipe, seed, len(recipe.steps), clock.place if clock else ""):
-            return record
+        check_files(folder, record)
+        return record
     arguments = {
         "recipe": json.loads(recipe.model_dump_json()),
         "seed": seed,

@@ -132,7 +132,10 @@ def page_of(folder: Path, *results: Result) -> str:
 
 def at(result: Result, row: str, error: float, ratio: float) -> Result:
     one = result.seeds[0].model_copy(update={"error_after": error})
-    return result.model_copy(update={"row": row, "table": "T", "ratio": ratio, "speed": {}, "seeds": (one,)})
+    dense = round(1e6 * ratio)
+    return result.model_copy(
+        update={"row": row, "table": "T", "baseline_bytes": dense, "packed_bytes": 1_000_000, "ratio": dense / 1e6, "speed": {}, "seeds": (one,)}
+    )
 
 
 def test_nets_of_one_size_and_speed_are_drawn_row_by_row(tmp_path: Path) -> None:
