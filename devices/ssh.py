@@ -29,11 +29,12 @@ from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from pydantic import AfterValidator, Field, ValidationError
 
+from edge.artifact import MODEL_NAME
 from edge.devices.local import worker_variables
 from edge.devices.ssh_link import AGAIN, Address, Link, Refused, printable
 from edge.devices.target import Ending, Job
 from edge.environments import arch_of
-from edge.errors import BadInput, CheckFailed, EdgeError, LinkLost, Unavailable
+from edge.errors import BadInput, CheckFailed, EdgeError, Interrupted, LinkLost, Unavailable
 from edge.files import sha256_of, write_atomic
 from edge.vocabulary import Format, Frozen
 
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Seconds for an answer: of a board that has nothing to do; and, of files, the slowest link in bytes per second.
 ANSWER, SLOWEST = 60.0, 20_000
+#: Seconds for the last answer, when somebody who has pressed Ctrl-C waits for it.
+PARTING = 10.0
 #: Times the size of a wheel that it may unpack to.
 UNPACKS_TO = 50
 #: Seconds for the decoding and the self-test of a bundle on a slow board.
@@ -121,6 +124,9 @@ class SshTarget:
         self._session = f"{_here()} process {os.getpid()}"
         self._pushed: set[str] = set()
         self._begun = False
+        #: Name, folder over there and version of the bundle that a request was to make current; and whether the answer came.
+        self._asked: tuple[str, str, str] | None = None
+        self._switched = False
 
     @property
     def device(self) -> str:
@@ -184,21 +190,57 @@ class SshTarget:
             CheckFailed: it could not be installed, or its self-test failed: the version that was current is so still.
         """
         digest = self._put(folder)
-        reply = self._ask("install", limit=INSTALLING, digest=digest, name=name, version=version, home=into, python=self._link.python)
-        return _checked(Installed, reply)
+        return self._switch("install", name, into, version, digest=digest, version=version)
 
     def roll_back(self, name: str, into: str) -> Installed:
         """The previous version of a bundle is the current one again.
 
         Raises:
-            CheckFailed: there is none, or its self-test fails.
+            BadInput: this is no name of a bundle. CheckFailed: there is no such bundle, or no previous version, or its self-test fails.
         """
+        if not re.fullmatch(MODEL_NAME, name):
+            raise BadInput(f"{name!r} is no name of a bundle: letters, digits, dots and dashes", hint="its name is camera in camera.bundle.tar.zst")
         _ = self._board  # begins the session
         found = _checked(Versions, self._ask("versions", limit=ANSWER, name=name, home=into))
-        if found.current is None or found.previous is None:
+        if found.current is None:
+            raise CheckFailed(f"{self._link.host}: there is no bundle {name} in {into}", hint=f"look what is: {self._link.address.by_hand} ls {into}")
+        if found.previous is None:
             raise CheckFailed(f"{self._link.host}: there is no previous version of {name} in {into}", hint="what was current is so still")
-        change = self._ask("roll-back", limit=INSTALLING, name=name, home=into, python=self._link.python, replaced=found.current, to=found.previous)
-        return _checked(Installed, change)
+        try:
+            return self._switch("roll-back", name, into, found.previous, replaced=found.current, to=found.previous)
+        except LinkLost as lost:
+            raise LinkLost(lost.message, hint=self._look(name, into)) from None  # what was rolled back would be taken up again by the same command
+
+    def _switch(self, verb: str, name: str, into: str, wanted: str, **details: Any) -> Installed:
+        self._asked = name, into, wanted
+        found = _checked(Installed, self._ask(verb, limit=INSTALLING, name=name, home=into, python=self._link.python, **details))
+        self._switched = True
+        return found
+
+    def let_go(self, again: str | None) -> Interrupted:
+        """After Ctrl-C: end the session, after which nothing that it has asked for makes another version current, and say which one is.
+
+        Args:
+            again: what follows where nothing has changed.
+        """
+        host, reply = self._link.host, None
+        if self._begun:
+            self._begun = False  # in one attempt
+            place: dict[str, Any] = dict(zip(("name", "home"), self._asked or (), strict=False))
+            with contextlib.suppress(EdgeError):
+                reply = self._ask("leave", limit=PARTING, patience=0, **place)
+        if self._asked is None:
+            return Interrupted(f"interrupted; what was current on {host} is so still", hint=again)
+        name, into, version = self._asked
+        if reply is None and not self._switched:
+            return Interrupted(f"interrupted, and {host} does not say whether {name} {version} is current", hint=self._look(name, into))
+        current = version if self._switched else _checked(Versions, reply or {}).current
+        if current == version:
+            return Interrupted(f"interrupted, but {name} {version} is proven and current already on {host}")
+        return Interrupted(f"interrupted; what was current on {host} is so still: {current or 'nothing'}", hint=again)
+
+    def _look(self, name: str, into: str) -> str:
+        return f"look what is current, before anything else: {self._link.address.by_hand} readlink {into}/{name}/current"
 
     def bench(self, name: str, into: str, out: Path) -> None:
         """Measure with the current version of a bundle, and write ``out``, which `edge.bench.results.read_results` takes.
@@ -225,15 +267,8 @@ class SshTarget:
 
     @cached_property
     def _board(self) -> Board:
-        """Begin a session. One of a process of this machine that is gone is ended by it."""
         atexit.register(self.close)
-        try:
-            board = self._begin(None)
-        except _Busy as busy:
-            if not _was_ours(busy.owner):
-                hint = "wait for its end; one that was cut off counts as ended after ten minutes"
-                raise Unavailable(f"{self._link.host} is in use: {busy.owner}", hint=hint) from None
-            board = self._begin(busy.owner)
+        board = self._begin(None)
         arch, profile = arch_of(board.machine), self._profile
         if profile and profile.arch != arch:
             hint = "name the profile of that board, or leave the profile out"
@@ -241,7 +276,14 @@ class SshTarget:
         return board
 
     def _begin(self, evict: str | None) -> Board:
-        reply = self._ask("begin", limit=ANSWER, evict=evict)
+        """Begin a session. One of a process of this machine that is gone is ended by it."""
+        try:
+            reply = self._ask("begin", limit=ANSWER, evict=evict)
+        except _Busy as busy:
+            if evict is None and _was_ours(busy.owner):
+                return self._begin(busy.owner)
+            hint = "wait for its end; one that was cut off counts as ended after ten minutes"
+            raise Unavailable(f"{self._link.host} is in use: {busy.owner}", hint=hint) from None
         self._begun = True
         return _checked(Board, reply)
 

@@ -18,22 +18,52 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the file system that names no file, or the one that is written beside this one first, names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or Path(str(error.filename)).name.startswith(f".{path.name}."):
+            error.filename = str(path)
+        raise
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write ``data`` beside ``path`` and rename it into place; what stood there stays until the new file is complete."""
     payload = data.encode() if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with naming(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+
+
+def check_place(out: Path, instead: str) -> None:
+    """Find out before the work that a file can be written there, not after it.
+
+    Args:
+        instead: what to type, for the hint.
+
+    Raises:
+        BadInput: it cannot.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise
+        if out.exists() and not out.is_file():
+            raise BadInput(f"{out}: {'a folder' if out.is_dir() else 'no file'} has this name", hint=f"name another file: {instead}")
+        home = next(folder for folder in out.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        raise BadInput(f"{out}: cannot be written: {error.strerror}", hint=f"name another file: {instead}") from None
 
 
 @contextlib.contextmanager

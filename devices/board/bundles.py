@@ -9,14 +9,18 @@ import shutil
 import subprocess
 from typing import IO, Any, Dict, Iterator, List, Optional
 
-from edge.devices.board.state import FILES, OWNER, ROOT, Refused, Reply, Request, check_owner, held, interpreter, read, write
+from edge.devices.board.state import FILES, OWNER, ROOT, Refused, Reply, Request, check_owner, guard, held, interpreter, read, write
 
 
 def versions(request: Request, source: IO[bytes]) -> Reply:
     """Which versions of a bundle are the current and the previous one."""
     check_owner(request)
+    return versions_of(request), []
+
+
+def versions_of(request: Request) -> Dict[str, Optional[str]]:
     base = place_of(request)
-    return {"current": linked(base, "current"), "previous": previous_of(base)}, []
+    return {"current": linked(base, "current"), "previous": previous_of(base)}
 
 
 def install(request: Request, source: IO[bytes]) -> Reply:
@@ -28,11 +32,8 @@ def install(request: Request, source: IO[bytes]) -> Reply:
     with held_by(request, base):
         version = os.path.join(base, "versions", name)
         proof = proven(request, version) or renewed(request, version)
-        check_owner(request)  # whoever asked may be gone by now, and then nothing changes
         was = linked(base, "current")
-        if was not in (None, name):
-            link(base, "previous", was)
-        link(base, "current", name)
+        switch(request, base, name, None if was == name else was)
         remarks = ["%s could not be removed: remove it by hand" % path for path in forget_others(base)]
         return {"place": os.path.join(base, "current"), "previous": linked(base, "previous"), "said": [*proof, *remarks]}, []
 
@@ -44,9 +45,7 @@ def roll_back(request: Request, source: IO[bytes]) -> Reply:
         if linked(base, "current") not in (request["replaced"], to):
             raise Refused("rollback", "another version has become the current one meanwhile")
         proof = said(request, "self-test", [], os.path.join(base, "versions", to))
-        check_owner(request)
-        link(base, "previous", request["replaced"])
-        link(base, "current", to)
+        switch(request, base, to, request["replaced"])
         return {"place": os.path.join(base, "current"), "previous": request["replaced"], "said": proof}, []
 
 
@@ -169,6 +168,15 @@ def linked(base: str, name: str) -> Optional[str]:
         return os.path.basename(os.readlink(os.path.join(base, name)))
     except OSError:
         return None
+
+
+def switch(request: Request, base: str, to: str, replaced: Optional[str]) -> None:
+    """Make a version the current one, unless whoever asked is gone by now. A session does not end half-way through it: see `session.leave`."""
+    with guard():
+        check_owner(request)
+        if replaced is not None:
+            link(base, "previous", replaced)
+        link(base, "current", to)
 
 
 def link(base: str, name: str, version: str) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import IO, Any
 
-from edge.devices.board.bundles import at_work
+from edge.devices.board.bundles import at_work, versions_of
 from edge.devices.board.jobs import running, stop
 from edge.devices.board.state import CACHE, FILES, OWNER, ROOT, Refused, Reply, Request, check_owner, guard, read, receive, text, write
 
@@ -63,15 +63,16 @@ def put(request: Request, source: IO[bytes]) -> Reply:
 
 
 def leave(request: Request, source: IO[bytes]) -> Reply:
-    """The session is over: nothing stays."""
+    """The session is over: nothing stays, and a request of it that goes on switches no bundle. Of the one that is named, which version is current."""
     check_owner(request)
     stop()
     owner = read(OWNER)
-    shutil.rmtree(ROOT)
+    with guard():
+        shutil.rmtree(ROOT)
     for folder in owner["made"]:
         with contextlib.suppress(OSError):  # somebody else has put something in it
             os.rmdir(folder)
-    return {}, []
+    return versions_of(request) if "name" in request else {}, []
 
 
 def describe() -> dict[str, Any]:

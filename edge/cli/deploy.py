@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from edge.errors import BadInput
+from edge.errors import BadInput, EdgeError
+
+if TYPE_CHECKING:
+    from edge.devices.ssh import Installed, SshTarget
 
 
 @click.command()
@@ -23,7 +28,8 @@ def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, m
 
     It is checked here, copied, decoded into INTO/NAME/versions/VERSION, and runs its self-test there. Only when that passes does the link
     INTO/NAME/current name it, in one step. The version before stays, for --rollback. A failed self-test, a full disk or Ctrl-C leave what
-    was current as it was; after a lost link it is that, or the new version, proven. Run the same command again.
+    was current as it was, and a Ctrl-C that comes too late for that says so; after a lost link it is that, or the new version, proven. Run the
+    same command again.
 
     \b
     Example:
@@ -32,20 +38,47 @@ def deploy(bundle: str, target: str, into: str, key: Path | None, python: str, m
       edge deploy camera --target ssh:pi@camera.local --rollback
     """
     from edge.devices.ssh import SshTarget
-    from edge.workflows.deploy import deploy as run
+    from edge.files import check_place
 
     if not target.startswith("ssh:"):
         raise BadInput(f"{target}: bundles are deployed over ssh", hint="--target ssh:USER@HOST")
     if rollback and (key or bundle.endswith((".zst", ".gz"))):
         raise BadInput("--rollback takes the name of a bundle that is there, and no key", hint="edge deploy camera --target T --rollback")
+    if measured:
+        check_place(measured, "--bench there.json")
     there = SshTarget(target, python=python)
     try:
-        found = there.roll_back(bundle, into) if rollback else run(Path(bundle), there, into, key, lambda text: click.echo(text, err=True))
+        found = _switched(there, bundle, into, key, rollback)
         if measured:
             click.echo("\n".join([*found.said, "measuring there"]), err=True)
-            there.bench(Path(found.place).parent.name, into, measured)
+            _measure(there, Path(found.place).parent.name, into, measured, rollback)
+        there.close()
+        _print(found, target, measured, as_json)
+    except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # for the seconds in which the board says what is current
+        # the same command would take up again what was rolled back
+        raise there.let_go(None if rollback else "run the same command to go on") from None
     finally:
         there.close()
+
+
+def _switched(there: SshTarget, bundle: str, into: str, key: Path | None, rollback: bool) -> Installed:
+    from edge.workflows.deploy import deploy as run
+
+    return there.roll_back(bundle, into) if rollback else run(Path(bundle), there, into, key, lambda text: click.echo(text, err=True))
+
+
+def _measure(there: SshTarget, name: str, into: str, measured: Path, rollback: bool) -> None:
+    try:
+        there.bench(name, into, measured)
+    except EdgeError as error:
+        if rollback:
+            error.hint = "it is rolled back; to measure it, deploy the bundle of that version with --bench"
+        raise
+
+
+def _print(found: Installed, target: str, measured: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(found.model_dump_json(indent=1))
         return

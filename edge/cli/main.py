@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -88,4 +89,5 @@ def _fail(message: str, hint: str | None, code: int) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout`, systemd and CI end a command as Ctrl-C does: it cleans up
     sys.exit(main())

@@ -20,7 +20,7 @@ import zstandard
 
 from edge.artifact import MODEL_NAME
 from edge.errors import BadInput
-from edge.files import inside, new_folder
+from edge.files import inside, naming, new_folder
 
 SUFFIXES = (".tar.zst", ".tar.gz")
 #: What an archive may unpack to, in bytes and in entries.
@@ -46,7 +46,7 @@ def write_archive(folder: Path, out: Path) -> None:
     """
     bundle_name(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
+    with naming(out), tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
         part = Path(file.name)
         try:
             with _compressing(cast(BinaryIO, file), out) as stream, tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
@@ -104,7 +104,12 @@ class _Entry(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Entry:
-        found = super().frombuf(buf, encoding, errors)
+        try:
+            found = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if any(buf):  # else it is the end, which tarfile would see here too
+                raise tarfile.ReadError(f"an entry in it has no readable header: {error}") from None
+            raise
         if found.size < 0 or (found.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and found.size > MAX_EXTRA):
             raise tarfile.ReadError(f"an entry in it has a header of {found.size} bytes")
         return found
@@ -126,7 +131,7 @@ def unpack_archive(path: Path, folder: Path, content: bytes | None = None) -> Pa
     Raises:
         BadInput: anything else, a damaged archive, or one that unpacks to too much.
     """
-    with new_folder(folder) as scratch:
+    with naming(folder.parent), new_folder(folder) as scratch:
         try:
             with (
                 path.open("rb") if content is None else io.BytesIO(content) as file,
@@ -153,7 +158,8 @@ def _unpack(path: Path, archive: tarfile.TarFile, scratch: Path) -> None:
     left = MAX_BYTES
     for entry in archive:
         name = entry.name.removesuffix("/")
-        target = inside(scratch, name)
+        inside(path, name)  # names the archive; a link, which it looks for too, is never unpacked
+        target = scratch / name
         # names that differ in case are one file on some systems
         if name.casefold() in names:
             raise BadInput(f"{path}: {name!r} stands in it twice")
@@ -173,6 +179,11 @@ def _unpack(path: Path, archive: tarfile.TarFile, scratch: Path) -> None:
             raise BadInput(
                 f"{path}: {name!r} is neither a file nor a folder", hint="a bundle holds no links and no devices; it was not made by edge pack"
             )
+    # to the end, where the checksum of the whole stands; after an archive come zeros
+    while block := cast(IO[bytes], archive.fileobj).read(1 << 20):
+        left -= len(block)
+        if left < 0 or block.strip(b"\0"):
+            raise BadInput(f"{path}: something follows the archive in it", hint="copy it again")
 
 
 @contextlib.contextmanager
@@ -180,6 +191,7 @@ def _decompressing(path: Path, file: BinaryIO) -> Iterator[BinaryIO]:
     magic = file.read(4)
     file.seek(0)
     if magic == ZSTD_MAGIC:
+        _check_frame(file)
         with zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(file, closefd=False) as stream:
             yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream)))
     elif magic[:2] == GZIP_MAGIC:
@@ -187,3 +199,26 @@ def _decompressing(path: Path, file: BinaryIO) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, packed)
     else:
         raise BadInput(f"{path}: neither zstd nor gzip, so no bundle", hint="bundles are made by: edge pack ARTIFACT... --device NAME --out FILE")
+
+
+def _check_frame(file: BinaryIO) -> None:
+    """One frame (RFC 8878, section 3.1.1) is all of the file: the library reads a cut one without a word, and does not look at what follows.
+
+    Raises:
+        EOFError, zstandard.ZstdError: it is cut, or something follows.
+    """
+    head = file.read(18)  # of the longest header
+    file.seek(zstandard.frame_header_size(head))
+    last = False
+    while not last:
+        block = file.read(3)
+        if len(block) < 3:
+            raise EOFError("it is cut")
+        header = int.from_bytes(block, "little")
+        last = bool(header & 1)
+        file.seek(1 if header >> 1 & 3 == 1 else header >> 3, os.SEEK_CUR)  # one byte that is repeated, or as many as are said
+    end = file.tell() + (4 if zstandard.get_frame_parameters(head).has_checksum else 0)
+    size = file.seek(0, os.SEEK_END)
+    if size != end:
+        raise zstandard.ZstdError("it is cut" if size < end else "something follows the archive in it")
+    file.seek(0)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_KEY, SIGNATURE_BYTES = 1 << 16, 64
 MAKE_KEY = "make one with: openssl genpkey -algorithm ed25519 -out key.pem"
+MAKE_PUBLIC = "make it of the private one: openssl pkey -in key.pem -pubout -out key.pub.pem"
 
 
 def signature_path(bundle: Path) -> Path:
@@ -34,7 +35,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    found: Ed25519PrivateKey = _key(path, lambda data: load_pem_private_key(data, None), Ed25519PrivateKey, "private")
+    found: Ed25519PrivateKey = _key(path, lambda data: load_pem_private_key(data, None), Ed25519PrivateKey, "private", MAKE_KEY)
     return found
 
 
@@ -46,19 +47,19 @@ def public_key(path: Path) -> Ed25519PublicKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    found: Ed25519PublicKey = _key(path, load_pem_public_key, Ed25519PublicKey, "public")
+    found: Ed25519PublicKey = _key(path, load_pem_public_key, Ed25519PublicKey, "public", MAKE_PUBLIC)
     return found
 
 
-def _key(path: Path, load: Any, kind: Any, name: str) -> Any:
+def _key(path: Path, load: Any, kind: Any, name: str, make: str) -> Any:
     from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
         found = load(read_limited(path, MAX_KEY, "key"))
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise BadInput(f"{path}: not a readable {name} key: {str(error).splitlines()[0][:200]}", hint=MAKE_KEY) from None
+        raise BadInput(f"{path}: not a readable {name} key: {str(error).splitlines()[0][:200]}", hint=make) from None
     if not isinstance(found, kind):
-        raise BadInput(f"{path}: not an Ed25519 {name} key", hint=MAKE_KEY)
+        raise BadInput(f"{path}: not an Ed25519 {name} key", hint=make)
     return found
 
 

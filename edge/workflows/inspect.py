@@ -48,11 +48,19 @@ def unpacked(path: Path, key: Path | None) -> Iterator[Path]:
     Raises:
         BadInput: no bundle, or an unsafe one. CheckFailed: the signature is not by the key.
     """
+    if path.is_dir():
+        raise BadInput(f"{path}: is a folder, and a bundle is an archive", hint="name the .tar.zst or .tar.gz file that edge pack has written")
     if not path.is_file():
         raise BadInput(f"{path}: no such file", hint="make a bundle with: edge pack ARTIFACT... --device NAME --out FILE")
     content = verified(path, public_key(key)) if key else None
     with tempfile.TemporaryDirectory(prefix="edge-bundle.") as scratch:
-        yield unpack_archive(path, Path(scratch, "unpacked"), content)
+        folder = unpack_archive(path, Path(scratch, "unpacked"), content)
+        try:
+            yield folder
+        except BadInput as error:
+            # the folder is gone when this is read
+            error.message = error.message.replace(f"{folder}/", f"{path}: ").replace(str(folder), str(path))
+            raise
 
 
 def unverified(path: Path, key: Path | None) -> str | None:
@@ -75,7 +83,10 @@ def checked_bundle(folder: Path) -> Bundle:
             raise BadInput(f"{folder}: {name!r} is listed in {SUMS}, and not there", hint="copy the bundle again")
         if sha256_of(path) != digest:
             raise BadInput(f"{folder}: {name!r} is not what was packed: its sha256 is another than in {SUMS}", hint="copy the bundle again")
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    if link := next((name for name, path in sorted(paths.items()) if path.is_symlink()), None):
+        raise BadInput(f"{folder}: {link!r} is a link, and a bundle holds none", hint="it was put there after the bundle was packed")
+    there = {name for name, path in paths.items() if path.is_file()}
     if stray := next(iter(sorted(there - {*listed, SUMS})), None):
         raise BadInput(f"{folder}: {stray!r} is not in {SUMS}", hint="it was put there after the bundle was packed")
     bundle = read_bundle(folder)

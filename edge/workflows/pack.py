@@ -24,7 +24,7 @@ from edge.devices.profile import Profile, load_profile
 from edge.errors import BadInput, CheckFailed, Unavailable
 from edge.export.parity import THRESHOLDS
 from edge.export.support import cell_of
-from edge.files import read_limited, sha256_of
+from edge.files import check_place, naming, read_limited, sha256_of
 from edge.package.archive import bundle_name, write_archive
 from edge.package.build import Content, Item, build
 from edge.package.manifest import MAX_TEXT, Bundle, Limits, Outcome, PackedDevice
@@ -83,6 +83,8 @@ def pack(request: PackRequest, progress: Progress = lambda *_: None) -> Packed:
         CheckFailed: an artifact failed its parity gate or its verdict, and nothing was forced. Unavailable: this tool is not installed whole.
     """
     bundle_name(request.out)
+    for path in (request.out, signature_path(request.out)):
+        check_place(path, "--out camera.bundle.tar.zst")
     key = private_key(request.key) if request.key else None
     profile = load_profile(request.device)
     artifacts = [load_artifact(folder) for folder in request.artifacts]
@@ -98,7 +100,8 @@ def pack(request: PackRequest, progress: Progress = lambda *_: None) -> Packed:
     with tempfile.TemporaryDirectory(prefix="edge-pack.") as scratch:
         folder = Path(scratch, content.name)
         folder.mkdir()
-        bundle = build(content, folder, progress)
+        with naming(Path(scratch)):
+            bundle = build(content, folder, progress)
         write_archive(folder, request.out)
     signature_path(request.out).unlink(missing_ok=True)  # of what stood there before
     return Packed(bundle, request.out, request.out.stat().st_size, sign(request.out, key) if key else None)

@@ -59,7 +59,7 @@ def test_an_interrupted_training_takes_up_what_is_done(demo: Demo, tmp_path: Pat
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not any((f / "train-images-idx3-ubyte").is_file() for f in mnist.folders()), reason="MNIST is not on this machine")
 def test_mnist_reaches_the_accuracy_that_was_promised(tmp_path: Path) -> None:
-    ran = run_edge("demo", "--no-devices", "--out", tmp_path, "--json")
+    ran = run_edge("demo", "--no-devices", "--out", tmp_path, "--json", seconds=3000)
     assert ran.code == 0, ran.err
     cells = [c for c in json.loads(ran.out)["cells"] if c["status"] == Status.OK.value and c["model"] == "mnist_student_distilled"]
     assert len(cells) >= 6

@@ -14,7 +14,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.cli.main import main
 from edge.errors import BadInput, CheckFailed
+from edge.files import sha256_of
 from edge.package import archive, signature
 from edge.package.archive import unpack_archive, write_archive
 from tests.conftest import run_edge
@@ -155,6 +157,64 @@ def test_a_folder_comes_back_and_its_bytes_are_always_the_same(tmp_path: Path, s
         unpack_archive(cut, tmp_path / "no")
 
 
+def flipped(data: bytes) -> bytes:
+    """With another checksum in gzip's trailer."""
+    return data[:-8] + bytes([data[-8] ^ 1]) + data[-7:]
+
+
+CHANGES: list[tuple[Callable[[bytes], bytes], str]] = [
+    (lambda data: data[:-4], "not a readable bundle: "),
+    (lambda data: data + b"junk", "not a readable bundle: "),
+    (lambda data: data + data, "something follows the archive in it"),
+    (flipped, "not a readable bundle: CRC check failed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change", "said"),
+    [(suffix, *change) for suffix in archive.SUFFIXES for change in CHANGES if suffix == ".tar.gz" or change[0] is not flipped],
+)
+def test_a_stream_is_read_to_its_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, change: Callable[[bytes], bytes], said: str
+) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x").write_bytes(b"x")
+    path = tmp_path / f"x{suffix}"
+    write_archive(tmp_path / "b", path)
+    path.write_bytes(change(path.read_bytes()))
+    assert main(["inspect", str(path)]) == 2 and f"{path}: " in (err := capsys.readouterr().err) and said in err
+
+
+def test_what_follows_the_end_is_no_part_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gzip.decompress(made(tmp_path / "x.tar.gz", entry("b/x")).read_bytes())
+    for tail, said in ((b"junk".ljust(512), "something follows the archive"), (bytes(2 << 20), "something follows the archive")):
+        monkeypatch.setattr(archive, "MAX_BYTES", 1 << 20)
+        (tmp_path / "x.tar.gz").write_bytes(gzip.compress(whole + tail))
+        with pytest.raises(BadInput, match=said):
+            unpack_archive(tmp_path / "x.tar.gz", tmp_path / "out")
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(whole[:1024] + b"junk".ljust(512) + bytes(1024)))
+    with pytest.raises(BadInput, match="an entry in it has no readable header"):
+        unpack_archive(tmp_path / "x.tar.gz", tmp_path / "out")
+
+
+def test_an_error_names_what_the_user_has_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(path: Path) -> str:
+        assert main(["inspect", str(path)]) == 2
+        return capsys.readouterr().err
+
+    path = tmp_path / "x.tar.gz"
+    assert f"{path}: SHA256SUMS: no such list" in said(made(path, entry("b/x")))
+    assert f"{path}: 'y' is listed in SHA256SUMS, and not there" in said(made(path, entry("b/SHA256SUMS", b"0  y\n")))
+    assert f"{path}: the path '../x' is not a plain" in said(made(path, entry("../x")))
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "bundle.json").write_text("{}")
+    (folder / "SHA256SUMS").write_text(f"{sha256_of(folder / 'bundle.json')}  bundle.json\n")
+    (folder / "numpy").symlink_to(tmp_path, target_is_directory=True)
+    assert f"{folder}: 'numpy' is a link" in said(folder)
+    assert main(["deploy", str(folder), "--target", "ssh:a@b"]) == 2 and "a bundle is an archive" in capsys.readouterr().err
+
+
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, Path]:
     """Made by OpenSSL, as the documentation says."""
@@ -185,6 +245,8 @@ def test_a_wrong_key_is_one_sentence(keys: tuple[Path, Path], tmp_path: Path) ->
     for path, said in ((other, "not an Ed25519 private key"), (tmp_path / "junk.pem", "not a readable private key"), (keys[1], "not a readable")):
         with pytest.raises(BadInput, match=said):
             signature.private_key(path)
+    with pytest.raises(BadInput, match=r"openssl pkey -in key\.pem -pubout"):
+        signature.public_key(keys[0])
     with pytest.raises(BadInput, match="no such"):
         signature.public_key(tmp_path / "nowhere")
     bundle = tmp_path / "x.tar.gz"

@@ -107,9 +107,85 @@ def test_what_was_not_packed_is_found_before_it_is_imported(unpacked: Path) -> N
     assert "FAIL  run/compare.py is not in SHA256SUMS" in run_bundle(unpacked, "self-test").out
 
 
+@pytest.mark.parametrize("command", [("self-test",), ("bench", "--out", "../x.json"), ("infer", "--image", "x.png"), ("serve", "--stdin", "1x1")])
+def test_a_stray_file_among_the_wheels_is_never_imported(unpacked: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """They come before Python's own modules."""
+    (unpacked / "site").mkdir()
+    for name in ("subprocess", "numpy", "edge_worker"):
+        (unpacked / "site" / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    ran = run_bundle(unpacked, *command)
+    assert ran.code in (1, 2) and ".py is not in SHA256SUMS: it was not packed" in ran.out + ran.err and "Traceback" not in ran.err
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_changed_file_among_the_wheels_is_not_imported_by_the_self_test(unpacked: Path, tmp_path: Path) -> None:
+    (unpacked / "site").mkdir()
+    (unpacked / "site" / "subprocess.py").write_text("")
+    list_again(unpacked)
+    (unpacked / "site" / "subprocess.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    ran = run_bundle(unpacked, "self-test")
+    assert ran.code == 1 and "FAIL  site/subprocess.py is not what was packed" in ran.out and not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("name", ["numpy", "site", "LICENSE", "edge_worker/runtimes", "bundle.json", SUMS])
+def test_a_link_is_found(unpacked: Path, tmp_path: Path, name: str) -> None:
+    """Also one to what was packed: it may be another the next time."""
+    if (unpacked / name).exists():
+        (unpacked / name).rename(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "elsewhere").mkdir()
+    (unpacked / name).symlink_to(tmp_path / "elsewhere")
+    ran = run_bundle(unpacked, "self-test")
+    assert ran.code == 1 and f"FAIL  {name} is a link; a bundle has none" in ran.out and ran.out.count("FAIL") == 2
+
+
+def test_a_digest_that_differs_at_its_end_is_not_shown_as_the_same(unpacked: Path) -> None:
+    digest = sha256_of(unpacked / "LICENSE")
+    (unpacked / SUMS).write_text((unpacked / SUMS).read_text().replace(digest, digest[:-1] + ("1" if digest[-1] == "0" else "0")))
+    ran = run_bundle(unpacked, "self-test")
+    assert ran.code == 1 and "FAIL  LICENSE is not what was packed: its sha256 is another than in SHA256SUMS" in ran.out
+
+
+@pytest.mark.parametrize("place", ["inside", "run/inside", "../camera/inside", "../link/inside"])
+def test_nothing_is_written_into_the_bundle(unpacked: Path, tmp_path: Path, place: str) -> None:
+    (tmp_path / "link").symlink_to(unpacked)
+    before = sorted(unpacked.rglob("*"))
+    for command in (("install", place), ("bench", "--out", place)):
+        ran = run_bundle(unpacked, *command)
+        assert ran.code == 2 and "a bundle's folder holds what was packed and nothing else" in ran.err
+    assert sorted(unpacked.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda artifact: artifact["files"][0].update(path="../../../x"),
+        lambda artifact: artifact["files"][0].update(path="/nowhere/x"),
+        lambda artifact: artifact["files"][0].update(stored="../../x"),
+        lambda artifact: artifact.update(folder="../x"),
+        lambda artifact: artifact.update(name="../x"),
+        lambda artifact: artifact.update(vectors="../../../x"),
+    ],
+)
+def test_a_stranger_s_bundle_writes_nothing_beside_what_is_installed(
+    unpacked: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    change_bundle(unpacked, lambda raw: change(raw["artifacts"][0]))
+    before = sorted(tmp_path.rglob("*"))
+    ran = run_bundle(unpacked, "install", tmp_path / "there" / "deep")
+    assert ran.code == 2 and "bundle.json names '" in ran.err and "x', which lies outside the bundle" in ran.err and "Traceback" not in ran.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_list_of_checksums_that_names_what_lies_outside_is_refused(unpacked: Path, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with (unpacked / SUMS).open("a") as file:
+        file.write(f"{sha256_of(tmp_path / 'x')}  ../x\n")
+    ran = run_bundle(unpacked, "install", tmp_path / "there" / "deep")
+    assert ran.code == 2 and "SHA256SUMS names '../x', which lies outside the bundle" in ran.err and not (tmp_path / "there").exists()
+
+
 def test_what_is_measured_is_what_was_packed(unpacked: Path, tmp_path: Path) -> None:
-    inside = run_bundle(unpacked, "bench", "--out", "there.json")
-    assert inside.code == 2 and "a bundle's folder holds what was packed and nothing else" in inside.err
     assert run_bundle(unpacked, "install", tmp_path / "there").code == 0
     (tmp_path / "there" / "artifacts" / INT8 / "model.onnx").write_bytes((unpacked / "LICENSE").read_bytes())
     ran = run_bundle(tmp_path / "there", "bench", "--artifact", INT8, "--out", tmp_path / "x.json")
@@ -201,6 +277,8 @@ def test_what_is_installed_is_the_artifact_bit_for_bit_and_proves_itself(unpacke
         for path in (path for path in (demo.artifacts / name).rglob("*") if path.is_file()):
             assert (tmp_path / "there/artifacts" / name / path.relative_to(demo.artifacts / name)).read_bytes() == path.read_bytes()
     assert run_bundle(tmp_path / "there", "self-test").code == 0
+    spaced = run_bundle(unpacked, "install", "../in b")
+    assert spaced.code == 0 and "next: cd '../in b' && python3 -m run self-test" in spaced.out
     again = run_bundle(unpacked, "install", tmp_path / "there")
     assert again.code == 2 and "is there already" in again.err
     sizes = read_bundle(unpacked).sizes
@@ -219,8 +297,13 @@ def test_a_full_disk_leaves_nothing_half_installed(unpacked: Path, tmp_path: Pat
 
 def test_what_the_device_measures_goes_straight_into_the_report(unpacked: Path, profile: Path, tmp_path: Path) -> None:
     change_bundle(unpacked, lambda raw: raw["bench"]["settings"]["scenario"].update(min_seconds=0.1))
+    (tmp_path / "there.json.part").write_text("of the user")
+    failed = run_bundle(unpacked, "bench", "--artifact", INT8, "--out", tmp_path / ("x" * 300))
+    assert failed.code == 2 and "cannot be written: File name too long" in failed.err and len(list(tmp_path.iterdir())) == 2
     ran = run_bundle(unpacked, "bench", "--artifact", INT8, "--out", tmp_path / "there.json")
     assert ran.code == 0, ran.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["camera", "there.json", "there.json.part"]
+    assert (tmp_path / "there.json.part").read_text() == "of the user"
     (cell,) = read_results(tmp_path / "there.json").cells
     assert cell.status.value == "ok" and cell.device == "desk" and cell.artifact == INT8
     assert cell.latency.p50.value and cell.memory.peak_rss.value and len(cell.processes) == 3
@@ -285,11 +368,31 @@ def answers_of(found: list[dict[str, Any]]) -> list[Any]:
         (("serve", "--stdin", "20000x1"), "is not WIDTHxHEIGHT, or too large"),
         (("infer", "--input", f"artifacts/{FP32}/vectors.npz"), "it is an archive of arrays"),
         (("bench", "--out", "nowhere/x.json"), "there is no such folder"),
+        (("bench", "--out", ".."), ".. is there already, and is no file"),
+        (("bench", "--out", "/dev/null"), "/dev/null is there already, and is no file"),
+        (("bench", "--out", "/proc/x.json"), "/proc/x.json cannot be written"),
     ],
 )
 def test_wrong_use_is_one_sentence(unpacked: Path, arguments: tuple[str, ...], said: str) -> None:
     ran = run_bundle(unpacked, *arguments)
     assert ran.code == 2 and ran.err.startswith("bundle: ") and said in ran.err and "Traceback" not in ran.err
+
+
+def test_a_single_number_is_no_input(unpacked: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.float32(1))
+    ran = run_bundle(unpacked, "infer", "--input", tmp_path / "x.npy")
+    assert ran.code == 2 and "x.npy cannot be read: it is a single number" in ran.err and "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("threads", ["0", "1025", "two"])
+def test_a_wrong_number_of_threads_is_a_plain_sentence(unpacked: Path, threads: str) -> None:
+    ran = run_bundle(unpacked, "infer", "--threads", threads)
+    assert ran.code == 2 and f"argument --threads: '{threads}' is no number from 1 to 1024" in ran.err
+
+
+def test_the_package_as_a_script_says_what_to_type(unpacked: Path) -> None:
+    done = subprocess.run([sys.executable, unpacked / "run", "self-test"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.endswith(f"next: cd {unpacked} && python3 -m run self-test\n")
 
 
 def test_a_folder_is_watched_while_pictures_come_and_go(unpacked: Path, tmp_path: Path) -> None:
@@ -315,7 +418,7 @@ def test_outputs_that_are_no_numbers_are_json_all_the_same(unpacked: Path, tmp_p
 
 
 def test_a_python_without_lzma_says_so(unpacked: Path) -> None:
-    code = "import sys; sys.modules['lzma'] = sys.modules['_lzma'] = None; import runpy; sys.argv = ['run', 'install', 'x']; "
+    code = "import sys; sys.modules['lzma'] = sys.modules['_lzma'] = None; import runpy; sys.argv = ['run', 'install', '../x']; "
     code += "runpy.run_module('run', run_name='__main__', alter_sys=True)"
     done = subprocess.run([sys.executable, "-c", code], cwd=unpacked, capture_output=True, text=True)
     assert done.returncode == 2 and "this Python cannot decode it" in done.stderr and "Traceback" not in done.stderr

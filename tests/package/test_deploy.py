@@ -8,15 +8,19 @@ import pwd
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge.bench.results import read_results
+from edge.cli.main import main
+from edge.devices import ssh
 from edge.devices.ssh import SshTarget
 from edge.package.archive import unpack_archive, write_archive
 from edge.package.run.bundle import SUMS
@@ -113,6 +117,8 @@ def test_what_fails_there_never_becomes_current(board: Sshd, bundles: list[Path]
     assert [path.name for path in (place(board) / "versions").iterdir()] == [Path(str(kept)).name]
     nothing = deploy(board, "camera", "--rollback")
     assert nothing.code == 1 and "there is no previous version" in nothing.err and current(board) == kept
+    nobody = deploy(board, "nobody", "--rollback")
+    assert nobody.code == 1 and "there is no bundle nobody in ~/edge-bundles" in nobody.err
 
 
 def test_a_damaged_or_unsigned_bundle_does_not_leave_the_desk(board: Sshd, bundles: list[Path], tmp_path: Path) -> None:
@@ -164,16 +170,106 @@ def test_a_cut_during_the_deploy_leaves_a_whole_version(board: Sshd, bundles: li
     assert any("onnx-int8/model.onnx" in line for line in lines)
 
 
-def test_ctrl_c_leaves_what_was_current(board: Sshd, bundles: list[Path]) -> None:
+def deploying(board: Sshd, *arguments: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "edge", "deploy", *map(str, arguments), "--target", board.name]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_ctrl_c)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_what_was_current(board: Sshd, bundles: list[Path], number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert deploy(board, bundles[0]).code == 0
     kept, versions = current(board), place(board) / "versions"
-    command = [sys.executable, "-m", "edge", "deploy", str(bundles[2]), "--target", board.name]
-    deploying = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed_ctrl_c)
+    scratch = tempfile.mkdtemp()  # of a short name, which a socket there needs
+    monkeypatch.setenv("TMPDIR", scratch)
+    going = deploying(board, bundles[2])
     until(lambda: (versions / ".new" / SUMS).exists())  # decoded, and about to prove itself
-    deploying.send_signal(signal.SIGINT)
-    assert deploying.wait() == 130
+    going.send_signal(number)
+    err = going.communicate()[1]
+    assert going.returncode == 130 and f"is so still: {Path(str(kept)).name}\n      run the same command to go on" in err
+    assert not list(Path(scratch).iterdir())
     until(lambda: [path.name for path in versions.iterdir()] == [Path(str(kept)).name])
     assert current(board) == kept and run_bundle(place(board) / "current", "self-test").code == 0
+
+
+def test_a_ctrl_c_that_comes_too_late_says_so(board: Sshd, bundles: list[Path]) -> None:
+    def interrupted(*choices: tuple[str | Path, ...]) -> str:
+        for arguments in choices:
+            was, going = current(board), deploying(board, *arguments)
+            until(partial(other_than, was))
+            going.send_signal(signal.SIGINT)
+            err = going.communicate()[1]
+            if going.returncode == 130:
+                return err
+        pytest.fail("each time all was done before the signal came")
+
+    def other_than(was: str | None) -> bool:
+        return current(board) != was
+
+    assert deploy(board, bundles[0]).code == 0
+    for choices in ([(bundles[1],), (bundles[0],)] * 3, [("camera", "--rollback")] * 6):
+        err = interrupted(*choices)
+        assert f"but camera {Path(str(current(board))).name} is proven and current already" in err and "same command" not in err
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_ctrl_c_while_the_answer_is_on_its_way(board: Sshd, bundles: list[Path], monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
+    for bundle in bundles[:2]:
+        assert deploy(board, bundle).code == 0
+    target, was = SshTarget(board.name), current(board)
+    ask = target._link.ask
+
+    def interrupted(request: dict[str, Any], **how: Any) -> dict[str, Any]:
+        reply = ask(request, **how) if asked or request["verb"] != "roll-back" else {}
+        if request["verb"] == "roll-back":
+            raise KeyboardInterrupt
+        return reply
+
+    monkeypatch.setattr(target._link, "ask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        target.roll_back("camera", "~/edge-bundles")
+    said = target.let_go(None)
+    assert ("current already" in said.message) == asked == (current(board) != was) and said.hint is None
+    target.close()
+    assert not (board.home / ".cache").exists(), "the session is over"
+
+
+def test_two_at_once_after_one_that_was_killed(
+    board: Sshd, bundles: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    killed, other = SshTarget(board.name), SshTarget(board.name)
+    killed._session, other._session = (f"{ssh._here()} process {pid}" for pid in (dead.pid, os.getppid()))
+    killed._begin(None)
+    was_ours = ssh._was_ours
+
+    def meanwhile(owner: str) -> bool:
+        other._begin(owner)
+        return was_ours(owner)
+
+    monkeypatch.setattr(ssh, "_was_ours", meanwhile)
+    assert main(["deploy", str(bundles[0]), "--target", board.name]) == 3
+    assert f"127.0.0.1 is in use: {other._session}" in capsys.readouterr().err
+    for target in (other, killed):
+        target.close()
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_work(
+    bundles: list[Path], demo: Demo, profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "camera.bundle.tar.gz"
+    folder.mkdir()
+    pack = ["pack", str(demo.artifacts / f"{STUDENT}-onnx-int8"), "--device", str(profile), "--out"]
+    for command in (["deploy", str(bundles[0]), "--target", "ssh:a@b", "--bench", str(folder)], [*pack, str(folder)]):
+        assert main(command) == 2 and f"edge: {folder}: a folder has this name\n      name another file: --" in capsys.readouterr().err
+    assert main([*pack, "/proc/nowhere/x.tar.gz"]) == 2 and "edge: /proc/nowhere/x.tar.gz: cannot be written: " in capsys.readouterr().err
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        assert main([*pack, str(folder / "x.tar.gz")]) == 1
+        assert f"edge: {folder}/x.tar.gz: No space left on device" in capsys.readouterr().err
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.mark.parametrize("left", [".new", None])
@@ -222,6 +318,7 @@ def until(done: Callable[[], bool]) -> None:
         (("x.tar.zst", "--target", "local"), "deployed over ssh"),
         (("nowhere.tar.zst", "--target", "ssh:a@b"), "no such file"),
         (("camera.tar.gz", "--target", "ssh:a@b", "--rollback"), "takes the name of a bundle"),
+        (("../x", "--target", "ssh:a@b", "--rollback"), "'../x' is no name of a bundle"),
     ],
 )
 def test_wrong_use_is_one_sentence(arguments: tuple[str, ...], said: str) -> None:

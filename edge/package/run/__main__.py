@@ -10,6 +10,14 @@ if sys.version_info < (3, 8):
 sys.dont_write_bytecode = True  # the folder may be read-only, and its checksums are of what was packed
 sys.path.append(sys.path.pop(0))  # this folder comes last: a stray file in it stands for none of Python's own
 
+if not __package__:
+    import os
+    import shlex
+
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.stderr.write("bundle: run/ is a package and no script; next: cd %s && python3 -m run self-test\n" % shlex.quote(folder))
+    sys.exit(2)
+
 try:
     from .commands import main
 except (ImportError, SyntaxError, ValueError, NameError, AttributeError, TypeError) as error:

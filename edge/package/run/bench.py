@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List
 
 from . import machine
-from .bundle import ROOT, SITE, Refused, damage, model_files, sha256_of
+from .bundle import ROOT, SITE, Refused, check_outside, damage, model_files, sha256_of
 from .model import spec_of
 
 WORKER = os.path.join(ROOT, "edge_worker")
@@ -24,16 +26,13 @@ def bench(manifest: Dict[str, Any], artifacts: List[Dict[str, Any]], threads: in
     """Measure the artifacts and write ``out``, which appears when it is whole.
 
     Raises:
-        Refused: this is an emulated processor, whose time is no latency, what would be measured is not what was packed, or it has failed.
+        Refused: this is an emulated processor, whose time is no latency, ``out`` cannot be written, what would be measured is not what was packed,
+            or it has failed.
     """
     if machine.emulated():
         raise Refused("this processor is emulated, and its time is no latency", "on the desk: edge bench ARTIFACT --target qemu --device NAME")
-    home = os.path.realpath(os.path.dirname(os.path.abspath(out)))
-    if not os.path.isdir(home):
-        raise Refused("%s: there is no such folder" % home, "name another file: --out FILE")
-    if os.path.commonpath([home, os.path.realpath(ROOT)]) == os.path.realpath(ROOT):
-        raise Refused("%s: a bundle's folder holds what was packed and nothing else" % out, "--out ../bench.json")
-    for problem in (*damage(), *machine.misfits(manifest, artifacts)):  # what it measures would be of something else
+    _check_place(out)
+    for problem in itertools.chain(damage(), machine.misfits(manifest, artifacts)):  # what it measures would be of something else
         raise Refused(problem, "python3 -m run self-test says more")
     asked = manifest["bench"]
     runs = [("latency", repeat) for repeat in range(asked["repeats"])] + [("memory", 0)]
@@ -108,12 +107,37 @@ def _read(path: str) -> Any:
         return json.load(file)
 
 
+def _check_place(path: str) -> None:
+    """Before anything is measured, which takes minutes."""
+    home = os.path.realpath(os.path.dirname(path))
+    if not os.path.isdir(home):
+        raise Refused("%s: there is no such folder" % home, "name another file: --out FILE")
+    check_outside(path, "--out ../bench.json")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise Refused("%s is there already, and is no file" % path, "name another file: --out FILE")
+    with _beside(path):
+        pass
+
+
 def _write(path: str, content: Any) -> None:
-    try:
-        with open(path + ".part", "w", encoding="utf-8") as file:
+    with _beside(path) as folder:
+        part = os.path.join(folder, "part")
+        with open(part, "w", encoding="utf-8") as file:
             json.dump(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(path + ".part", path)
+        os.replace(part, path)
+
+
+@contextlib.contextmanager
+def _beside(path: str) -> Iterator[str]:
+    """A folder on the same file system, which is gone afterwards.
+
+    Raises:
+        Refused: what is written there fails.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".bundle-bench.", dir=os.path.dirname(path) or ".") as folder:
+            yield folder
     except OSError as error:
-        raise Refused("%s cannot be written: %s" % (path, error.strerror), "name another file: --out FILE") from None
+        raise Refused("%s cannot be written: %s" % (path, error.strerror or error), "name another file: --out FILE") from None

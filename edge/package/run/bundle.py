@@ -31,7 +31,7 @@ def read_manifest() -> Dict[str, Any]:
     """What is said of the bundle, held to its checksum before anything in it is believed.
 
     Raises:
-        Refused: it is not there, or damaged.
+        Refused: it is not there, damaged, or names what lies outside the bundle.
     """
     path = os.path.join(ROOT, MANIFEST)
     try:
@@ -39,12 +39,21 @@ def read_manifest() -> Dict[str, Any]:
             raise Refused("%s is not what was packed: its sha256 is another than in %s" % (path, SUMS), "copy the bundle again")
         with open(path, encoding="utf-8") as file:
             found: Dict[str, Any] = json.load(file)
-        version = found["schema_version"]
+        if found["schema_version"] != MANIFEST_VERSION:
+            raise Refused("%s has version %r, and this package reads %d" % (path, found["schema_version"], MANIFEST_VERSION), "copy the bundle again")
+        for artifact in found["artifacts"]:
+            paths = [entry[each] for entry in artifact["files"] for each in ("path", "stored")]
+            _check_inside(MANIFEST, [artifact["name"], artifact["folder"], artifact["vectors"], *paths])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Refused("%s cannot be read: %s" % (path, error), "copy the bundle again") from None
-    if version != MANIFEST_VERSION:
-        raise Refused("%s has version %r, and this package reads %d" % (path, version, MANIFEST_VERSION), "copy the bundle again")
     return found
+
+
+def _check_inside(listing: str, names: List[str]) -> None:
+    """What a bundle names is read, and by ``install`` written under the same name: a stranger's may lead anywhere."""
+    for name in names:
+        if os.path.isabs(name) or ".." in name.split("/"):
+            raise Refused("%s names %r, which lies outside the bundle" % (listing, name), "take another bundle: edge pack makes none like this")
 
 
 def artifact_named(manifest: Dict[str, Any], name: Optional[str]) -> Dict[str, Any]:
@@ -66,33 +75,62 @@ def sums() -> List[Tuple[str, str]]:
     """(path, sha256) of every file but this list itself.
 
     Raises:
-        Refused: the list is not there, or damaged.
+        Refused: the list is not there, damaged, or names what lies outside the bundle.
     """
     path = os.path.join(ROOT, SUMS)
     try:
         with open(path, encoding="utf-8") as file:
             lines = [line.rstrip("\n").split("  ", 1) for line in file]
-        return [(name, digest) for digest, name in lines]
+        found = [(name, digest) for digest, name in lines]
     except (OSError, ValueError) as error:
         raise Refused("%s cannot be read: %s" % (path, error), "copy the bundle again") from None
+    _check_inside(SUMS, [name for name, _ in found])
+    return found
+
+
+def check_outside(path: str, next_step: str) -> None:
+    """What is written into the bundle's folder would be damage: see `strays`.
+
+    Raises:
+        Refused: the path leads there, be it through a link.
+    """
+    root = os.path.realpath(ROOT)
+    if os.path.commonpath([os.path.realpath(path), root]) == root:
+        raise Refused("%s: a bundle's folder holds what was packed and nothing else" % path, next_step)
+
+
+def strays(part: str = "") -> Iterator[str]:
+    """A sentence for each link, which may lead anywhere, and each file that was not packed: Python may import it for another.
+
+    Args:
+        part: a folder of the bundle, as ``site/``: only it and what lies there.
+    """
+    listed = dict(sums())
+    for folder, folders, names in os.walk(ROOT):
+        for name in (*folders, *names):
+            path = os.path.relpath(os.path.join(folder, name), ROOT).replace(os.sep, "/")
+            if not (path + "/").startswith(part):
+                continue
+            if os.path.islink(os.path.join(folder, name)):
+                yield "%s is a link; a bundle has none: take it out" % path
+            elif name not in folders and path not in listed and path != SUMS:
+                yield "%s is not in %s: it was not packed; take it out" % (path, SUMS)
 
 
 def damage() -> Iterator[str]:
-    """A sentence for each file that is missing, that is not what was packed, or that was not packed: Python may import it for another."""
-    listed = dict(sums())
-    for folder, _, names in os.walk(ROOT):
-        for name in names:
-            path = os.path.relpath(os.path.join(folder, name), ROOT).replace(os.sep, "/")
-            if path not in listed and path != SUMS:
-                yield "%s is not in %s: it was not packed; take it out" % (path, SUMS)
-    for name, digest in listed.items():
+    """A sentence for each file that is missing, that is not what was packed, or that was not packed."""
+    yield from strays()
+    for name, digest in sums():
+        path = os.path.join(ROOT, name)
+        if os.path.islink(path):  # told already; what it leads to may have no end
+            continue
         try:
-            found = sha256_of(os.path.join(ROOT, name))
+            found = sha256_of(path)
         except OSError as error:
             yield "%s cannot be read: %s" % (name, error.strerror)
             continue
         if found != digest:
-            yield "%s is not what was packed: its sha256 is %s..., in %s stands %s..." % (name, found[:12], SUMS, digest[:12])
+            yield "%s is not what was packed: its sha256 is another than in %s" % (name, SUMS)
 
 
 def sha256_of(path: str) -> str:

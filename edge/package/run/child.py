@@ -15,8 +15,8 @@ from .model import loaded, vectors
 def main() -> None:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # stdout is left to chatty runtimes
-    use_site()
     try:
+        use_site()
         found = judged(artifact_named(read_manifest(), sys.argv[1]))
     except Refused as refusal:
         found = {"problem": str(refusal)}

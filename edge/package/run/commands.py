@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 from typing import Any, Dict, Iterator, List, Optional
@@ -49,7 +50,6 @@ def main(arguments: List[str]) -> int:
     if asked.command is None:
         parser.print_help()
         return 2
-    use_site()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int({"self-test": _self_test, "bench": _bench, "install": _install, "infer": _infer, "serve": _serve}[asked.command](asked) or 0)
@@ -77,10 +77,9 @@ def _say_model(command: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1024:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError("%r is no number from 1 to 1024" % text)
+    return int(text)
 
 
 def _chosen(manifest: Dict[str, Any], name: Optional[str]) -> List[Dict[str, Any]]:
@@ -117,7 +116,7 @@ def _bench(asked: argparse.Namespace) -> None:
         runs = [record["figures"]["samples_ns"] for record in found["records"] if record["artifact"] == name and record["part"] == "latency"]
         times = sorted(time for run in runs for time in run)
         print("%s: median %.3f ms of %d inferences" % (name, times[len(times) // 2] / 1e6, len(times)))
-    print("%s: written; on the desk: edge report %s" % (asked.out, asked.out))
+    print("%s: written; on the desk: edge report %s" % (asked.out, shlex.quote(asked.out)))
 
 
 def _install(asked: argparse.Namespace) -> None:
@@ -125,7 +124,7 @@ def _install(asked: argparse.Namespace) -> None:
 
     for remark in install(bundle.read_manifest(), asked.folder):
         print(remark)
-    print("%s: installed; next: cd %s && python3 -m run self-test" % (asked.folder, asked.folder))
+    print("%s: installed; next: cd %s && python3 -m run self-test" % (asked.folder, shlex.quote(asked.folder)))
 
 
 def _infer(asked: argparse.Namespace) -> None:
@@ -134,6 +133,7 @@ def _infer(asked: argparse.Namespace) -> None:
     if bool(asked.image) == bool(asked.input):
         raise Refused("name pictures or arrays", "python3 -m run infer --image FILE, or --input FILE.npy")
     manifest = bundle.read_manifest()
+    use_site()
     frames = pictures(manifest, iter(asked.image)) if asked.image else arrays(iter(asked.input))
     run_frames(manifest, bundle.artifact_named(manifest, asked.artifact), frames, asked.threads)
 
@@ -144,6 +144,7 @@ def _serve(asked: argparse.Namespace) -> None:
     if bool(asked.stdin) == bool(asked.watch):
         raise Refused("name where the frames come from", "python3 -m run serve --stdin 640x480, or --watch DIR")
     manifest = bundle.read_manifest()
+    use_site()
     frames: Iterator[Any]
     if asked.stdin:
         width, height = parsed_size(asked.stdin)

@@ -97,9 +97,11 @@ def arrays(paths: Iterator[str]) -> Iterator[Frame]:
             found = np.load(path, allow_pickle=False, mmap_mode="r")
             if not isinstance(found, np.ndarray):
                 raise ValueError("it is an archive of arrays")
+            if not found.ndim:
+                raise ValueError("it is a single number, and no array [N, ...]")
         except (OSError, ValueError, EOFError) as error:
             raise Refused("%s cannot be read: %s" % (path, error), "name files of one array each, as numpy.save writes them") from None
-        for row in range(len(found) if found.ndim else 0):
+        for row in range(len(found)):
             yield "%s[%d]" % (path, row), np.ascontiguousarray(found[row : row + 1])
 
 

@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from typing import Any, Dict, List
 
-from .bundle import ROOT, SUMS, Refused, damage, plain, sha256_of, sums
+from .bundle import ROOT, SUMS, Refused, check_outside, damage, plain, sha256_of, sums
 from .machine import machine
 
 #: What a wheel may unpack to, in bytes.
@@ -25,11 +25,12 @@ def install(manifest: Dict[str, Any], folder: str) -> List[str]:
     """Returns what there is to know: which wheels were left out.
 
     Raises:
-        Refused: the folder is there, the bundle is damaged, or there is no room.
+        Refused: the folder is there, or would be inside the bundle, the bundle is damaged, or there is no room.
     """
     target = os.path.abspath(folder)
     if os.path.lexists(target):
         raise Refused("%s is there already" % target, "name a folder that is not there yet, or remove that one")
+    check_outside(target, "name a folder beside it: python3 -m run install ../DIR")
     for problem in damage():
         raise Refused(problem, "copy the bundle again")
     home, scratch = os.path.dirname(target), ""

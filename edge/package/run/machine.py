@@ -7,7 +7,7 @@ import platform
 import sys
 from typing import Any, Dict, FrozenSet, Iterator, List
 
-from .bundle import ROOT, SITE
+from .bundle import ROOT, SITE, Refused, strays
 
 ARCHS = {"x86_64": "x86", "amd64": "x86", "i686": "x86"}
 
@@ -86,9 +86,16 @@ def installing(artifact: Dict[str, Any]) -> str:
 
 
 def use_site() -> None:
-    """Find the wheels that were unpacked beside the bundle."""
-    if os.path.isdir(SITE) and SITE not in sys.path:
-        sys.path.insert(0, SITE)
+    """Find the wheels that were unpacked beside the bundle. They come before Python's own modules, so a stray file there would stand for any of them.
+
+    Raises:
+        Refused: there is one.
+    """
+    if not os.path.isdir(SITE) or SITE in sys.path:
+        return
+    for problem in strays("site/"):
+        raise Refused(problem, "python3 -m run self-test says more")
+    sys.path.insert(0, SITE)
 
 
 def _text(path: str) -> str:

@@ -27,6 +27,7 @@ def self_test(manifest: Dict[str, Any], artifacts: List[Dict[str, Any]], say: Sa
         return False
     if not _said(say, "processor", machine.misfits(manifest, artifacts)):
         return False
+    machine.use_site()  # not before its checksums are right: it may stand for modules of Python's own
     passed = True
     for artifact in artifacts:
         if not _said(say, "packages for %s" % artifact["name"], machine.missing_packages(artifact)):
