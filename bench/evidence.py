@@ -178,10 +178,19 @@ class Evidence:
 
     def _is_alike(self, cell: Cell, kernels: bool = True) -> bool:
         """Whether it ran on such a processor; with ``kernels`` on one with the same features, as far as kernels are chosen by them."""
-        machine, isa = (cell.environment.get(name) for name in ("machine", "isa"))
-        if not isinstance(machine, str) or arch_of(machine) != self.profile.arch:
-            return False
-        return not kernels or (isinstance(isa, list) and sorted(map(str, isa)) == sorted({*self.profile.cluster.isa} & {*TELLING_FLAGS}))
+        machine = cell.environment.get("machine")
+        return isinstance(machine, str) and arch_of(machine) == self.profile.arch and not (kernels and any(self._differences(cell)))
+
+    def _differences(self, cell: Cell) -> tuple[list[str], list[str]]:
+        """Features of the processor that the profile does not have, and of the profile that the processor does not have."""
+        isa = cell.environment.get("isa")
+        has, wanted = {*map(str, isa)} if isinstance(isa, list) else set(), {*self.profile.cluster.isa} & {*TELLING_FLAGS}
+        return sorted(has - wanted), sorted(wanted - has)
+
+    def unlike(self, cell: Cell) -> str:
+        """In what it is another processor, in words."""
+        more, less = (", ".join(names)[:200] for names in self._differences(cell))
+        return " and ".join([*([f"has {more}"] if more else []), *([f"lacks {less}"] if less else [])]) or "is of another architecture"
 
 
 def _ok(cells: Iterable[Cell]) -> list[Cell]:

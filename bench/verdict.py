@@ -266,9 +266,9 @@ def _remarks(found: Sequence[Evidence]) -> Iterator[str]:
     """Figures under the device's name that are another processor's, and reduced precisions that bring nothing on the device, by the instructions that
     were counted or the times that were measured there."""
     for evidence in found:
-        for machine in {str(cell.environment.get("cpu") or cell.environment.get("machine"))[:80]: None for cell in evidence.mistaken}:
-            name = evidence.profile.name
-            yield f"{_name(evidence.cells[0])}: what was measured as {name} on {machine} is left out: its features are not those in the profile"
+        for machine, cell in {str(cell.environment.get("cpu") or cell.environment.get("machine"))[:80]: cell for cell in evidence.mistaken}.items():
+            said = f"what was measured as {evidence.profile.name} on {machine} is left out"
+            yield f"{_name(evidence.cells[0])}: {said}: beside the profile's, that processor {evidence.unlike(cell)}"
     plain = {_family(evidence): evidence for evidence in found if evidence.cells[0].precision is Precision.FP32}
     for evidence in found:
         cell = evidence.cells[0]

@@ -57,8 +57,11 @@ REFUSALS = {
     "bench": "it could not be measured",
     "place": "the folder of the bundles cannot be used",
 }
-#: What follows, where something else is current than before.
-NEXT = {"bench": "the bundle is installed and current; to measure it, run the same command again"}
+#: What follows, where it is not only that what was current is so still.
+NEXT = {
+    "bench": "the bundle is installed and current; to measure it, run the same command again",
+    "self-test": "what was current is so still; the files that it names are in the bundle, and edge pack --wheels DIR packs the runtime along",
+}
 Line = Annotated[str, Field(max_length=1000), AfterValidator(printable)]
 
 

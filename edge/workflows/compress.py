@@ -14,7 +14,7 @@ from edge.children import side_by_side
 from edge.compress.folder import RECIPE, RECORD, Compressed, check_files, read_record
 from edge.compress.recipe import Recipe, fingerprint, steps_of
 from edge.compress.result import MEASURED, SUFFIX, Result, read_result, result_of
-from edge.errors import BadInput, CheckFailed
+from edge.errors import BadInput, CheckFailed, EdgeError
 from edge.files import write_atomic
 from edge.jobs import run_job
 from edge.workflows.speed import Clock
@@ -131,7 +131,17 @@ def _run(recipe: Recipe, seed: int, folder: Path, progress: SeedProgress, cache:
         "cache": str(cache.absolute()) if cache else None,
         "clock": asdict(clock) if clock else None,
     }
-    report = run_job(
-        "edge.workflows.compress_job:run", arguments, flags=training_flags(1), on_progress=lambda done, total, note: progress(seed, done, total, note)
-    )
+    for stray in folder.glob(".*"):
+        if stray.is_file():  # what a run that was killed was writing
+            stray.unlink()
+    try:
+        report = run_job(
+            "edge.workflows.compress_job:run",
+            arguments,
+            flags=training_flags(1),
+            on_progress=lambda done, total, note: progress(seed, done, total, note),
+        )
+    except EdgeError as error:
+        error.message = f"seed {seed}: {error.message}"
+        raise
     return Compressed.model_validate(report)

@@ -160,6 +160,14 @@ def test_a_damaged_state_of_a_step_is_one_that_is_not_there(tmp_path: Path) -> N
         assert any(note.startswith("1/2 train") for note in begun), "the step was done again"
 
 
+def test_an_error_of_a_step_names_its_seed_and_what_a_killed_run_left_goes(tmp_path: Path) -> None:
+    stray = tmp_path / "out" / "seed-2" / ".model.safetensors.abc"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"half")
+    ran = compress(tmp_path, RECIPE.replace("[0]", "[2]") + PRUNE.replace("sparsity = 0.8", 'per_layer = { "fc9.weight" = 0.5 }'))
+    assert ran.code == 2 and "seed 2: prune-weights: there is no weight 'fc9.weight'" in ran.err and not stray.exists()
+
+
 def test_a_seed_stands_once(tmp_path: Path) -> None:
     ran = compress(tmp_path, RECIPE.replace("[0]", "[3, 3]"))
     assert ran.code == 2 and "seeds" in ran.err and not (tmp_path / "out").exists()

@@ -25,6 +25,7 @@ from edge.environments import cpu_flags
 from edge.files import sha256_of
 from edge.package.manifest import read_bundle
 from edge.package.run.bundle import SUMS
+from edge.package.run.infer import watched
 from tests.conftest import Demo, edit_manifest, run_edge
 from tests.package.conftest import STUDENT, run_bundle
 
@@ -409,6 +410,19 @@ def test_a_folder_is_watched_while_pictures_come_and_go(unpacked: Path, tmp_path
     change_bundle(unpacked, lambda raw: raw.update(preprocessing=None))
     ran = run_bundle(unpacked, "serve", "--watch", frames)
     assert ran.code == 2 and "does not say how a picture becomes an input" in ran.err
+
+
+def test_a_picture_that_is_written_anew_is_a_new_frame(tmp_path: Path) -> None:
+    latest = tmp_path / "latest.png"
+    latest.write_bytes(b"1")
+    frames = watched(str(tmp_path))
+    assert next(frames) == str(latest)
+    for _ in range(2):
+        (tmp_path / "new").write_bytes(b"2")
+        (tmp_path / "new").replace(latest)
+        assert next(frames) == str(latest)
+    (tmp_path / "last.png").write_bytes(b"3")
+    assert next(frames) == str(tmp_path / "last.png")
 
 
 def test_outputs_that_are_no_numbers_are_json_all_the_same(unpacked: Path, tmp_path: Path) -> None:

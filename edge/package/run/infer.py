@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from typing import Any, BinaryIO, Callable, Dict, Iterator, Set, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterator, Tuple
 
 from .bundle import Refused
 from .model import loaded
@@ -19,6 +19,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
 INTERVAL = 0.2
 #: What it is called, and the model's first input, [1, ...].
 Frame = Tuple[str, Any]
+#: Of a file as it is: its number, bytes and time.
+Stamp = Tuple[int, int, int]
 
 
 def run_frames(manifest: Dict[str, Any], artifact: Dict[str, Any], frames: Iterator[Frame], threads: int) -> None:
@@ -124,31 +126,32 @@ def raw_frames(manifest: Dict[str, Any], source: BinaryIO, width: int, height: i
 
 
 def watched(folder: str, once: bool = False) -> Iterator[str]:
-    """Pictures as they come into a folder, each once; one is taken when it has not grown between two looks."""
+    """Pictures as they come into a folder; one is taken when it has not changed between two looks, and again when it was written anew."""
     if not os.path.isdir(folder):
         raise Refused("%s is not a folder" % folder)
-    taken: Set[str] = set()
-    seen: Dict[str, int] = {}
+    taken: Dict[str, Stamp] = {}
+    seen: Dict[str, Stamp] = {}
     while True:
-        found = dict(_sizes(folder))
+        found = dict(_stamps(folder))
         for name in sorted(found):
-            if name not in taken and (once or seen.get(name) == found[name]):
-                taken.add(name)
+            if taken.get(name) != found[name] and (once or seen.get(name) == found[name]):
+                taken[name] = found[name]
                 yield os.path.join(folder, name)
         if once:
             return
-        taken &= set(found)  # a name that is gone may come again
+        taken = {name: stamp for name, stamp in taken.items() if name in found}  # a name that is gone may come again
         seen = found
         time.sleep(INTERVAL)
 
 
-def _sizes(folder: str) -> Iterator[Tuple[str, int]]:
+def _stamps(folder: str) -> Iterator[Tuple[str, Stamp]]:
     """Of the pictures that are there and hold something; one may go away meanwhile."""
     for entry in os.scandir(folder):
         if entry.name.lower().endswith(SUFFIXES) and entry.name[0] != ".":
             with contextlib.suppress(OSError):
-                if entry.stat().st_size:
-                    yield entry.name, entry.stat().st_size
+                found = entry.stat()
+                if found.st_size:
+                    yield entry.name, (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def parsed_size(text: str) -> Tuple[int, int]:
