@@ -179,18 +179,20 @@ class Evidence:
     def _is_alike(self, cell: Cell, kernels: bool = True) -> bool:
         """Whether it ran on such a processor; with ``kernels`` on one with the same features, as far as kernels are chosen by them."""
         machine = cell.environment.get("machine")
-        return isinstance(machine, str) and arch_of(machine) == self.profile.arch and not (kernels and any(self._differences(cell)))
+        return isinstance(machine, str) and arch_of(machine) == self.profile.arch and not (kernels and self._differences(cell))
 
-    def _differences(self, cell: Cell) -> tuple[list[str], list[str]]:
-        """Features of the processor that the profile does not have, and of the profile that the processor does not have."""
+    def _differences(self, cell: Cell) -> str:
+        """In which features its processor differs from the profile's, in words; empty where in none."""
         isa = cell.environment.get("isa")
-        has, wanted = {*map(str, isa)} if isinstance(isa, list) else set(), {*self.profile.cluster.isa} & {*TELLING_FLAGS}
-        return sorted(has - wanted), sorted(wanted - has)
+        if not isinstance(isa, list):
+            return "does not say what it has"
+        has, wanted = {*map(str, isa)}, {*self.profile.cluster.isa} & {*TELLING_FLAGS}
+        sides = {"has": sorted(has - wanted), "lacks": sorted(wanted - has)}
+        return " and ".join(f"{verb} {', '.join(names)[:200]}" for verb, names in sides.items() if names)
 
     def unlike(self, cell: Cell) -> str:
         """In what it is another processor, in words."""
-        more, less = (", ".join(names)[:200] for names in self._differences(cell))
-        return " and ".join([*([f"has {more}"] if more else []), *([f"lacks {less}"] if less else [])]) or "is of another architecture"
+        return self._differences(cell) or "is of another architecture"
 
 
 def _ok(cells: Iterable[Cell]) -> list[Cell]:

@@ -57,13 +57,22 @@ def check_place(out: Path, instead: str) -> None:
     Raises:
         BadInput: it cannot.
     """
+    if out.exists() and not out.is_file():
+        raise BadInput(f"{out}: {'a folder' if out.is_dir() else 'no file'} has this name", hint=f"name another file: {instead}")
+    _probe(out, out.parent, f"name another file: {instead}")
+
+
+def check_folder(folder: Path, instead: str) -> None:
+    """As `check_place`, of a folder to write into that may not be there yet."""
+    _probe(folder, folder, f"name another folder: {instead}")
+
+
+def _probe(named: Path, folder: Path, hint: str) -> None:
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     try:
-        if out.exists() and not out.is_file():
-            raise BadInput(f"{out}: {'a folder' if out.is_dir() else 'no file'} has this name", hint=f"name another file: {instead}")
-        home = next(folder for folder in out.absolute().parents if folder.exists())
-        tempfile.TemporaryFile(dir=home).close()
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        raise BadInput(f"{out}: cannot be written: {error.strerror}", hint=f"name another file: {instead}") from None
+        raise BadInput(f"{named}: cannot be written: {error.strerror}", hint=hint) from None
 
 
 @contextlib.contextmanager

@@ -92,6 +92,11 @@ def bytes_of(layer: nn.Layer) -> int:
     return 4 * sum(int(value.size) for value in layer.state_dict().values())
 
 
+def trained_of(layer: nn.Layer) -> int:
+    """Trained parameters, those that are zero among them."""
+    return sum(int(value.size) for value in trained(layer).values())
+
+
 def parameters_of(layer: nn.Layer) -> int:
     """Trained ones that are not zero."""
     return sum(int(np.count_nonzero(value.numpy())) for value in trained(layer).values())
@@ -120,10 +125,14 @@ def check_files(folder: Path, record: Compressed) -> None:
         BadInput: one is missing, or another.
     """
     for name in _files(record):
-        if not (folder / name).is_file():
-            raise BadInput(f"{folder / name}: is not there", hint=AGAIN)
-        if record.sha256.get(name, digest := sha256_of(folder / name)) != digest:
-            raise BadInput(f"{folder / name}: damaged, or changed since {RECORD} was written", hint=AGAIN)
+        _check_file(folder / name, record)
+
+
+def _check_file(path: Path, record: Compressed) -> None:
+    if not path.is_file():
+        raise BadInput(f"{path}: is not there", hint=AGAIN)
+    if record.sha256.get(path.name, digest := sha256_of(path)) != digest:
+        raise BadInput(f"{path}: damaged, or changed since {RECORD} was written", hint=AGAIN)
 
 
 def read_record(folder: Path) -> Compressed:
@@ -150,10 +159,10 @@ def load(folder: Path) -> nn.Layer:
     """The layer with the weights that `edge export` takes.
 
     Raises:
-        BadInput: a file of the folder is damaged.
+        BadInput: the record or the weights are damaged.
     """
     record = read_record(folder)
-    check_files(folder, record)
+    _check_file(folder / WEIGHTS, record)
     layer = build(record)
     load_weights(layer, folder / WEIGHTS)
     return layer
@@ -163,12 +172,12 @@ def decode(folder: Path) -> nn.Layer:
     """The layer with the weights of the packed file.
 
     Raises:
-        BadInput: a file of the folder is damaged, or the packed one does not fit the model.
+        BadInput: the record or the packed file is damaged, or does not fit the model.
     """
     record = read_record(folder)
-    check_files(folder, record)
-    if not (folder / PACKED).is_file():
+    if record.packed_bytes is None and not (folder / PACKED).is_file():
         raise BadInput(f"{folder}: a dense net, nothing of it is packed", hint="name the folder of the compressed one")
+    _check_file(folder / PACKED, record)
     layer = build(record)
     try:
         tensors = unpack(read_limited(folder / PACKED, MAX_PACKED, "packed model"))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.compress.folder import DENSE, PACKED, bytes_of, decode, load, parameters_of, read_record
+from edge.compress.folder import DENSE, PACKED, Compressed, bytes_of, decode, load, parameters_of, read_record, trained_of
 from edge.compress.recipe import NO_DATA
 from edge.compress.structure import macs_of
-from edge.compress.technique import trained
 from edge.compress.train import predict, top1
 from edge.datasets import known_datasets, load_dataset
 from edge.errors import BadInput, Unavailable
@@ -30,27 +29,35 @@ def prove(folder: str, progress: Any) -> dict[str, Any]:
     pairs = zip(decoded.state_dict().values(), stored.state_dict().values(), strict=True)
     entry = model_entry(record.model)
     untouched = entry.build()
-    # without a net of its own beside it, a recipe that only trains is its own dense net; a net that was narrowed before it was trained has none
-    dense = load(home / DENSE) if (home / DENSE).is_dir() else decoded
+    after = _error(decoded, record)
     return {
         "packed_bytes": (home / PACKED).stat().st_size,
         "baseline_bytes": bytes_of(untouched),
         "plain_bytes": bytes_of(decoded),
-        "parameters_before": sum(int(value.size) for value in trained(untouched).values()),
+        "parameters_before": trained_of(untouched),
         "parameters": parameters_of(decoded),
         "macs_before": macs_of(untouched, entry.inputs.values()),
         "macs": macs_of(decoded, entry.inputs.values()),
-        "error_before": None if record.error_before is None or record.data == NO_DATA else _error(dense, record.data),
-        "error_after": None if record.data == NO_DATA else _error(decoded, record.data),
+        "error_before": _error_before(home, record, after),
+        "error_after": after,
         "same_weights": all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in pairs),
     }
 
 
-def _error(net: nn.Layer, data: str) -> float:
-    """On the test images, in %."""
-    if data not in known_datasets():
-        raise BadInput(f"the record names data that are unknown: {data[:100]!r}", hint=f"known: {', '.join(known_datasets())}")
-    found = load_dataset(data)
+def _error_before(home: Path, record: Compressed, after: float | None) -> float | None:
+    """Of the dense net; one that was narrowed before it was trained has none, and a recipe that only trains is its own."""
+    if record.error_before is None:
+        return None
+    return _error(load(home / DENSE), record) if (home / DENSE).is_dir() else after
+
+
+def _error(net: nn.Layer, record: Compressed) -> float | None:
+    """On the test images, in %; None of random weights."""
+    if record.data == NO_DATA:
+        return None
+    if record.data not in known_datasets():
+        raise BadInput(f"the record names data that are unknown: {record.data[:100]!r}", hint=f"known: {', '.join(known_datasets())}")
+    found = load_dataset(record.data)
     if found.note:  # other data stand in for them
         raise Unavailable(found.note, hint="run: make data")
     return 100.0 - top1(predict(net, found.test.images), found.test.labels)

@@ -15,12 +15,12 @@ import numpy as np
 
 from edge.compress.changes import Changes, compare, compare_recall
 from edge.compress.constraints import as_arrays, from_arrays
-from edge.compress.folder import DENSE, Compressed, StepRecord, bytes_of, packed_state, parameters_of, write_folder
+from edge.compress.folder import DENSE, Compressed, StepRecord, bytes_of, packed_state, parameters_of, trained_of, write_folder
 from edge.compress.recipe import NO_DATA, Recipe, fingerprint, steps_of
 from edge.compress.steps import rebuild
 from edge.compress.structure import macs_of
 from edge.compress.tasks import check_fits
-from edge.compress.technique import LatencyOf, Subject, trained
+from edge.compress.technique import LatencyOf, Subject
 from edge.compress.train import predict, top1
 from edge.datasets import Dataset, Split, load_dataset
 from edge.errors import BadInput, CheckFailed, Unavailable
@@ -73,7 +73,7 @@ def run_recipe(
     progress(len(records), len(records), "what changed, on the test images")
     changes, before, after = _judge(read, None if subject.teacher and not subject.teacher_is_dense else dense, subject, data.test)
     run = _Run(read, seed, place, data.name, untouched, before)
-    shutil.rmtree(home / DENSE, ignore_errors=True)  # of another recipe
+    shutil.rmtree(home / DENSE, ignore_errors=True)  # of a run whose record is lost
     if len(made_by) < len(records):  # later steps have made another net of it
         run.write(home / DENSE, dense, (), made_by, before, packs=False)
     result = run.write(home, subject.layer, subject.surgery, records, after, changes)
@@ -117,7 +117,7 @@ class _Run:
             packed_bytes=None if packed is None else len(packed),
             error_before=self.error_before,
             error_after=error,
-            parameters_before=sum(int(value.size) for value in trained(self.untouched).values()),
+            parameters_before=trained_of(self.untouched),
             parameters=parameters_of(layer),
             macs_before=macs_of(self.untouched, inputs),
             macs=macs_of(layer, inputs),

@@ -15,7 +15,7 @@ from edge.compress.folder import RECIPE, RECORD, Compressed, check_files, read_r
 from edge.compress.recipe import Recipe, fingerprint, steps_of
 from edge.compress.result import MEASURED, SUFFIX, Result, read_result, result_of
 from edge.errors import BadInput, CheckFailed, EdgeError
-from edge.files import write_atomic
+from edge.files import check_folder, write_atomic
 from edge.jobs import run_job
 from edge.workflows.speed import Clock
 from edge.workflows.training import cores, training_flags
@@ -40,8 +40,9 @@ def compress(
     Raises:
         BadInput: ``out`` cannot be written, or holds the models of another recipe. Else as `edge.compress.run.run_recipe`.
     """
-    for folder in (out, *([cache] if cache else [])):
-        _make(folder)
+    check_folder(out, "--out DIR")
+    if cache:
+        check_folder(cache, "--cache DIR")
     if other := other_recipe(recipe, out, clock.place if clock else ""):
         raise BadInput(f"{other}: was made by another recipe, or by this one as it was", hint=f"name another --out, or remove {out}")
     alone = any(step.measures for step in steps_of(recipe))  # the training of another seed would disturb what is measured
@@ -61,13 +62,6 @@ def other_recipe(recipe: Recipe, out: Path, place: str = "") -> Path | None:
             if record.fingerprint != fingerprint(recipe, record.seed, len(recipe.steps), place):
                 return path.parent
     return None
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{folder}: is no folder that can be written: {error.strerror}", hint="name another one") from error
 
 
 def verify_all(folder: Path) -> dict[str, dict[str, Any]]:

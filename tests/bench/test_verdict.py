@@ -186,6 +186,10 @@ def test_the_name_of_the_device_makes_no_device_of_another_processor() -> None:
     found = check([timed(1, 2, **{**ON_CAMERA, "environment": X86})], CAMERA)
     assert found.verdict == "UNKNOWN" and "measured as camera on a desk's is left out" in found.remarks[0]
     assert "that processor has avx2 and lacks asimd" in found.remarks[0]
+    # also where the profile has none of the features that tell
+    plain = CAMERA.model_copy(update={"clusters": tuple(cluster.model_copy(update={"isa": ()}) for cluster in CAMERA.clusters)})
+    silent = check([timed(1, 2, **{**ON_CAMERA, "environment": {"machine": "aarch64"}})], plain)
+    assert silent.verdict == "UNKNOWN" and "does not say what it has" in silent.remarks[0]
     newer = {"machine": "aarch64", "isa": ["asimd", "asimddp"]}
     assert only([timed(1, 2, **{**ON_CAMERA, "environment": newer})]).verdict == "UNKNOWN"
     assert only([timed(1, 2, **{**ON_CAMERA, "target": "local", "environment": {}})]).verdict == "UNKNOWN"

@@ -68,7 +68,7 @@ def test_another_recipe_does_not_take_the_folder(home: Path) -> None:
     assert compress(home, 'row = "the same steps"\n' + RECIPE + PRUNE).code == 0
 
 
-@pytest.mark.parametrize("out", ["file", "file/below"])
+@pytest.mark.parametrize("out", ["file", "file/below", "/proc/self/nowhere"])
 def test_an_out_that_is_no_folder_is_told_before_anything_is_trained(tmp_path: Path, out: str) -> None:
     (tmp_path / "file").write_text("precious")
     (tmp_path / "r.toml").write_text(RECIPE)

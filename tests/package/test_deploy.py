@@ -263,10 +263,16 @@ def test_a_file_that_cannot_be_written_is_named_before_the_work(
     for command in (["deploy", str(bundles[0]), "--target", "ssh:a@b", "--bench", str(folder)], [*pack, str(folder)]):
         assert main(command) == 2 and f"edge: {folder}: a folder has this name\n      name another file: --" in capsys.readouterr().err
     assert main([*pack, "/proc/nowhere/x.tar.gz"]) == 2 and "edge: /proc/nowhere/x.tar.gz: cannot be written: " in capsys.readouterr().err
+
+
+def test_a_full_disk_here_names_the_bundle(demo: Demo, profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], capture_output=True).returncode:
         pytest.skip("nothing can be mounted here")
     try:
-        assert main([*pack, str(folder / "x.tar.gz")]) == 1
+        artifact = demo.artifacts / f"{STUDENT}-onnx-int8"
+        assert main(["pack", str(artifact), "--device", str(profile), "--out", str(folder / "x.tar.gz")]) == 1
         assert f"edge: {folder}/x.tar.gz: No space left on device" in capsys.readouterr().err
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
